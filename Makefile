@@ -29,7 +29,7 @@ help: ## list the targets and the settings
 	@echo '  PIP_ARGS     arguments for pip, e.g. an index of your own with another build of torch'
 	@echo '  CONSTRAINTS  file with the exact versions to install [$(CONSTRAINTS)]; empty: any that pyproject.toml allows'
 	@echo '  JOBS         test workers [$(JOBS)]        PYTEST_ARGS  further arguments for pytest'
-	@echo '  GRAPHNETS_CACHE  where compiled wheels and generated zoos are kept [$(GRAPHNETS_CACHE)]'
+	@echo '  GRAPHNETS_CACHE  where compiled wheels are kept [$(GRAPHNETS_CACHE)]'
 
 demo: $(VENV)/.base ## train a zoo, learn from its weights, print the table (runs/demo)
 	$(PY) -m experiments experiment=weightnet/properties scale=small 'seeds=[0]' output=runs/demo
