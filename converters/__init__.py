@@ -1,0 +1,61 @@
+"""Networks to neuron graphs and back, with exactly the symmetries they have.
+
+>>> import torch.nn as nn
+>>> to_graph(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3)))
+NeuronGraph(Sequential: 13 nodes, 40 edges)
+"""
+
+from converters.errors import (
+    ConversionError,
+    ExampleInputError,
+    StructureMismatch,
+    UnsupportedOperation,
+    WeightsError,
+)
+from converters.execute import execute
+from converters.neuron_graph import Extras, NeuronGraph, NeuronGraphs, same_structure
+from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
+from converters.symmetry import Permutation, SymmetryReport, permute, relabelling, sample_permutation, verify
+from converters.to_graph import collate, to_graph, to_graphs
+from converters.to_state_dict import to_state_dict
+from converters.trace import DEFAULT_RULES, trace
+from converters.vocabulary import ACTIVATIONS, EDGE_TYPES, LAYER_ATTRIBUTES, LAYER_KINDS, NODE_SLOTS
+from converters.weight_space import WeightSpaceFeatures, weight_space
+
+__all__ = [
+    "ACTIVATIONS",
+    "DEFAULT_RULES",
+    "EDGE_TYPES",
+    "LAYER_ATTRIBUTES",
+    "LAYER_KINDS",
+    "NODE_SLOTS",
+    "Axis",
+    "Block",
+    "ConversionError",
+    "ExampleInputError",
+    "Extras",
+    "Group",
+    "Layer",
+    "NeuronGraph",
+    "NeuronGraphs",
+    "Parameter",
+    "Permutation",
+    "Structure",
+    "StructureMismatch",
+    "SymmetryReport",
+    "UnsupportedOperation",
+    "WeightSpaceFeatures",
+    "WeightsError",
+    "collate",
+    "execute",
+    "permute",
+    "relabelling",
+    "same_structure",
+    "sample_permutation",
+    "to_graph",
+    "to_graphs",
+    "to_state_dict",
+    "trace",
+    "verify",
+    "weight_space",
+]

@@ -1,0 +1,155 @@
+"""Runs a network from its weights and its structure alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from converters.errors import StructureMismatch
+from converters.neuron_graph import NeuronGraph, NeuronGraphs, same_structure
+from converters.program import Op, Program, Ref, Size, Symbol, map_leaves
+from converters.structure import Structure
+from converters.to_state_dict import to_state_dict
+
+__all__ = ["execute"]
+
+
+def execute(
+    source: NeuronGraph | NeuronGraphs | Mapping[str, Tensor],
+    *inputs: Any,
+    structure: Structure | None = None,
+    chunk_size: int | None = None,
+    **named_inputs: Any,
+) -> Any:
+    """What the network computes, in eval mode; equals ``model(*inputs)``.
+
+    Args:
+        source: a graph, a state_dict with ``structure``, or many networks at once: a batch of one architecture or
+            stacked weights ``{name: [B, *shape]}``.
+        inputs, named_inputs: as the network was traced; all networks get the same. The batch axis may have any size
+            wherever ``structure.program.inputs[i].free`` says so.
+        chunk_size: networks run together (None: all), to bound memory.
+
+    Returns:
+        The network's outputs, with a leading axis B for many networks. Differentiable in weights and inputs.
+
+    Raises:
+        StructureMismatch: no program, other inputs than the traced ones, or weights of another architecture.
+    """
+    many = isinstance(source, Batch)
+    if isinstance(source, (NeuronGraph, Batch)):
+        structure = structure or same_structure(source)
+        weights: Mapping[str, Tensor] = to_state_dict(source)
+    elif structure is None:
+        raise StructureMismatch("weights alone do not say how to run them; pass structure=trace(model)")
+    else:
+        weights = source
+        first = structure.parameters[0]
+        many = weights[first.name].dim() == len(first.shape) + 1
+    if structure is None or structure.program is None:
+        raise StructureMismatch("this structure was not traced and holds no program; trace the module itself")
+    program = structure.program
+    tensors = _bind(program, inputs, named_inputs)
+    if program.named_refs:
+        named = {name: weights[name] for name, _ in program.named_refs}
+    else:
+        named = {}
+    if not many:
+        return _run(program, named, tensors)
+    return torch.func.vmap(lambda w: _run(program, w, tensors), randomness="error", chunk_size=chunk_size)(named)
+
+
+def _bind(program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> list[Tensor]:
+    """Find every traced input among the arguments and check its shape."""
+    found, batches = [], set()
+    for spec in program.inputs:
+        value: Any = inputs if isinstance(spec.path[0], int) else named
+        try:
+            for step in spec.path:
+                value = value[step]
+        except (IndexError, KeyError, TypeError):
+            raise StructureMismatch(f"{spec.where} is missing; the network was traced on {_signature(program)}") from None
+        if not isinstance(value, Tensor):
+            raise StructureMismatch(f"{spec.where} must be a tensor, got a {type(value).__name__}")
+        shape = tuple(value.shape)
+        fits = len(shape) == len(spec.shape) and all(
+            a == b or free for a, b, free in zip(shape, spec.shape, spec.free, strict=True)
+        )
+        if not fits:
+            raise StructureMismatch(f"{spec.where} has shape {list(shape)}; the network was traced on {_signature(program)}")
+        batches.update(a for a, free in zip(shape, spec.free, strict=True) if free)
+        found.append(value)
+    if len(batches) > 1:
+        raise StructureMismatch(f"the inputs have different batch sizes: {sorted(batches)}")
+    return found
+
+
+def _signature(program: Program) -> str:
+    shapes = [
+        f"{spec.where} [{', '.join('*' if free else str(n) for n, free in zip(spec.shape, spec.free, strict=True))}]"
+        for spec in program.inputs
+    ]
+    return ", ".join(shapes)
+
+
+@lru_cache(maxsize=4096)
+def _operator(target: str) -> Any:
+    namespace, name, overload = target.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload)
+
+
+@lru_cache(maxsize=256)
+def _last_uses(program: Program) -> tuple[tuple[int, ...], ...]:
+    """Per operation, the tensors nobody reads afterwards."""
+    keep: set[int] = set()
+    map_leaves(program.outputs, lambda leaf: keep.add(leaf.index) if isinstance(leaf, Ref) else None)
+    dead: list[tuple[int, ...]] = []
+    for op in reversed(program.ops):
+        ends = tuple({index for index in op.refs() if index not in keep})
+        keep.update(ends)
+        dead.append(ends)
+    return tuple(reversed(dead))
+
+
+def _run(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor]) -> Any:
+    environment: list[Any] = [None] * program.length
+    for name, index in program.named_refs:
+        environment[index] = named[name]
+    for index, tensor in zip(program.input_refs, inputs, strict=True):
+        environment[index] = tensor
+    floats = [tensor for tensor in named.values() if tensor.is_floating_point()]
+    like = floats[0] if floats else next(iter(inputs), torch.zeros(()))
+    traced = [t for t, spec in zip(inputs, program.inputs, strict=True) if any(spec.free)]
+    batch = traced[0].shape[0] if traced else program.batch
+    for index, constant in program.constants:
+        tensor = constant.tensor().to(like.device)
+        environment[index] = tensor.to(like.dtype) if tensor.is_floating_point() else tensor
+
+    def resolve(leaf: Any) -> Any:
+        if isinstance(leaf, Ref):
+            return environment[leaf.index]
+        if isinstance(leaf, Size):
+            return leaf.coefficient * batch + leaf.offset
+        return leaf.resolve(like) if isinstance(leaf, Symbol) else leaf
+
+    for op, dead in zip(program.ops, _last_uses(program), strict=True):
+        results = _call(op, resolve)
+        for index, value in zip(op.outputs, results, strict=True):
+            if index is not None:
+                environment[index] = value
+        for index in dead:
+            environment[index] = None
+    return map_leaves(program.outputs, resolve)
+
+
+def _call(op: Op, resolve: Any) -> tuple[Any, ...]:
+    args = [map_leaves(arg, resolve) for arg in op.args]
+    args = [list(arg) if isinstance(arg, tuple) else arg for arg in args]
+    kwargs = {key: map_leaves(value, resolve) for key, value in op.kwargs}
+    out = _operator(op.target)(*args, **kwargs)
+    return tuple(out) if isinstance(out, (tuple, list)) else (out,)

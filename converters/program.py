@@ -1,0 +1,197 @@
+"""The operations of a network in order, as data: what lets a graph run without the class it came from."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Constant", "Input", "Op", "Program", "Ref", "Size", "Symbol", "map_leaves"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The tensor with this index in the program's environment."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """An integer that follows the batch size: ``coefficient * batch + offset``."""
+
+    coefficient: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A torch constant by name: a dtype, layout or memory format; ``dtype``/``device`` mean "as the weights"."""
+
+    name: str
+
+    def resolve(self, like: Tensor) -> Any:
+        """The object itself, ``like`` giving the dtype and device where the program leaves them open."""
+        if self.name == "device":
+            return like.device
+        return like.dtype if self.name == "dtype" else getattr(torch, self.name)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that the network holds outside its state_dict or makes from Python numbers."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Constant:
+        """Encode a tensor bit for bit."""
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        data = base64.b64encode(flat.numpy().tobytes()).decode("ascii")
+        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
+
+    def tensor(self) -> Tensor:
+        """Decode; the inverse of :meth:`of`."""
+        raw = bytearray(base64.b64decode(self.data))
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        if not raw:
+            return torch.empty(self.shape, dtype=dtype)
+        return torch.frombuffer(raw, dtype=torch.uint8).view(dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor the network was traced on: its place in the call, shape, dtype, and which axes may change."""
+
+    path: tuple[int | str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    free: tuple[bool, ...]
+
+    @property
+    def where(self) -> str:
+        """The input's place in words."""
+        return "input " + ".".join(str(step) for step in self.path)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One ATen call: ``outputs = target(*args, **kwargs)``; ``scope`` is the module it was made in."""
+
+    target: str
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    outputs: tuple[int | None, ...]
+    scope: str = ""
+
+    @property
+    def name(self) -> str:
+        """The operator without namespace and overload: ``convolution``."""
+        return self.target.split(".")[1]
+
+    def refs(self) -> list[int]:
+        """Indices of all tensors it reads, in order."""
+        found: list[int] = []
+        map_leaves((self.args, self.kwargs), lambda leaf: found.append(leaf.index) if isinstance(leaf, Ref) else None)
+        return found
+
+
+@dataclass(frozen=True)
+class Program:
+    """Inputs, named tensors, constants, operations and outputs of one forward pass.
+
+    ``batch`` is the batch size of the trace; an output is a nested tuple/dict of :class:`Ref`.
+    """
+
+    inputs: tuple[Input, ...]
+    input_refs: tuple[int, ...]
+    named_refs: tuple[tuple[str, int], ...]
+    constants: tuple[tuple[int, Constant], ...]
+    ops: tuple[Op, ...]
+    outputs: Any
+    batch: int
+    length: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, dictionaries, numbers and strings."""
+        return {
+            "inputs": [[list(i.path), list(i.shape), i.dtype, list(i.free)] for i in self.inputs],
+            "input_refs": list(self.input_refs),
+            "named_refs": [list(pair) for pair in self.named_refs],
+            "constants": [[i, c.dtype, list(c.shape), c.data] for i, c in self.constants],
+            "ops": [[op.target, encode(op.args), encode(op.kwargs), list(op.outputs), op.scope] for op in self.ops],
+            "outputs": encode(self.outputs),
+            "batch": self.batch,
+            "length": self.length,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Program:
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            inputs=tuple(Input(tuple(p), tuple(s), d, tuple(f)) for p, s, d, f in data["inputs"]),
+            input_refs=tuple(data["input_refs"]),
+            named_refs=tuple((name, index) for name, index in data["named_refs"]),
+            constants=tuple((i, Constant(d, tuple(s), raw)) for i, d, s, raw in data["constants"]),
+            ops=tuple(Op(t, decode(a), decode(k), tuple(o), scope) for t, a, k, o, scope in data["ops"]),
+            outputs=decode(data["outputs"]),
+            batch=data["batch"],
+            length=data["length"],
+        )
+
+
+def map_leaves(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply ``function`` to every leaf of nested tuples, lists and dictionaries; lists become tuples."""
+    if isinstance(tree, (tuple, list)):
+        return tuple(map_leaves(item, function) for item in tree)
+    if isinstance(tree, dict):
+        return {key: map_leaves(item, function) for key, item in tree.items()}
+    return function(tree)
+
+
+def encode(tree: Any) -> Any:
+    """Arguments as JSON; the tags keep apart what JSON would confuse."""
+    if isinstance(tree, (tuple, list)):
+        return [encode(item) for item in tree]
+    if isinstance(tree, dict):
+        return {"dict": [[key, encode(item)] for key, item in tree.items()]}
+    if isinstance(tree, Ref):
+        return {"ref": tree.index}
+    if isinstance(tree, Size):
+        return {"size": [tree.coefficient, tree.offset]}
+    if isinstance(tree, Symbol):
+        return {"torch": tree.name}
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return {"float": repr(tree)}
+    if isinstance(tree, complex):
+        return {"complex": [tree.real, tree.imag]}
+    return tree
+
+
+def decode(tree: Any) -> Any:
+    """The inverse of :func:`encode`."""
+    if isinstance(tree, list):
+        return tuple(decode(item) for item in tree)
+    if not isinstance(tree, dict):
+        return tree
+    ((tag, value),) = tree.items()
+    match tag:
+        case "dict":
+            return {key: decode(item) for key, item in value}
+        case "ref":
+            return Ref(value)
+        case "size":
+            return Size(*value)
+        case "torch":
+            return Symbol(value)
+        case "float":
+            return float(value)
+        case _:
+            return complex(*value)

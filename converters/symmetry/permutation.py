@@ -1,0 +1,198 @@
+"""True permutation symmetries of a network, and false ones to test against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from converters.errors import StructureMismatch
+from converters.neuron_graph import NeuronGraph, NeuronGraphs, same_structure
+from converters.structure import Axis, Structure
+from converters.to_graph import to_graph, to_graphs
+from converters.to_state_dict import to_state_dict
+from converters.weight_space import WeightSpaceFeatures
+
+__all__ = ["Permutation", "draw_order", "permute", "relabelling", "sample_permutation"]
+
+
+class Permutation(Mapping[int, Tensor]):
+    """One reordering per group, ``new[i] = old[permutation[g][i]]``; groups that stay are left out.
+
+    A *coupled* permutation moves a group's neurons alike on every axis they occur on: a true symmetry. An uncoupled
+    one draws a new order for each axis, which changes the function: the negative control.
+    """
+
+    def __init__(self, structure: Structure, orders: Mapping[int, Tensor], seed: int | None = None) -> None:
+        self.structure, self._orders, self._seed = structure, dict(orders), seed
+
+    def __getitem__(self, group: int) -> Tensor:
+        return self._orders[group]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._orders)
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.structure.groups[g].name for g in self)
+        return f"Permutation({'uncoupled, ' if not self.coupled else ''}{names})"
+
+    @property
+    def coupled(self) -> bool:
+        """Whether it is a true symmetry."""
+        return self._seed is None
+
+    def inverse(self) -> Permutation:
+        """The permutation that undoes this one."""
+        if not self.coupled:
+            raise StructureMismatch("an uncoupled permutation has one order per axis and no inverse as a permutation")
+        return Permutation(self.structure, {g: torch.argsort(order) for g, order in self.items()})
+
+    def then(self, other: Permutation) -> Permutation:
+        """First this one, then ``other``."""
+        both = {g: torch.arange(self.structure.groups[g].size) for g in {*self, *other}}
+        for step in (self, other):
+            both.update({g: both[g][order] for g, order in step.items()})
+        return Permutation(self.structure, both)
+
+    def index(self, axis: Axis, place: int) -> Tensor | None:
+        """Positions to read from along ``axis``; ``place`` tells the axes of an uncoupled permutation apart."""
+        if self.coupled:
+            return axis.source_index(self._orders)
+        generator = torch.Generator().manual_seed(cast(int, self._seed) + place)
+        groups = self.structure.groups
+        orders = {g: draw_order(groups[g].size, groups[g].cells, generator) for g in self._orders}
+        return axis.source_index(orders)
+
+    def apply(self, name: str, tensor: Tensor, first_axis: int) -> Tensor:
+        """Permute a tensor whose axes from ``first_axis`` on are those of the parameter ``name``."""
+        parameter = self.structure.parameter[name]
+        place = [p.name for p in self.structure.parameters].index(parameter.alias_of or name) * 8
+        for number, axis in enumerate(parameter.axes):
+            index = self.index(axis, place + number)
+            if index is not None:
+                tensor = tensor.index_select(first_axis + number, index.to(tensor.device))
+        return tensor
+
+
+def draw_order(size: int, cells: int, generator: torch.Generator | None) -> Tensor:
+    """A uniformly random order of ``size`` members that stay within their cells."""
+    width = size // cells
+    orders = torch.rand(cells, width, generator=generator).argsort(1)
+    return (orders + torch.arange(cells)[:, None] * width).flatten()
+
+
+def sample_permutation(
+    structure: Structure, generator: torch.Generator | None = None, coupled: bool = True
+) -> Permutation:
+    """A random element of the structure's symmetry group; ``coupled=False`` gives a false symmetry.
+
+    Nested groups are permuted within their cells, and whole cells follow their parent.
+
+    >>> import torch.nn as nn
+    >>> from converters import execute, trace
+    >>> net, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(5, 4)
+    >>> structure = trace(net)
+    >>> permuted = permute(net.state_dict(), sample_permutation(structure))
+    >>> torch.allclose(execute(permuted, x, structure=structure), net(x), atol=1e-6)
+    True
+    """
+    orders: dict[int, Tensor] = {}
+    for g in sorted(range(len(structure.groups)), key=lambda g: _depth(structure, g)):
+        group = structure.groups[g]
+        if group.role != "hidden" or (group.size < 2 and group.parent is None):
+            continue
+        inside = draw_order(group.size, group.cells, generator)
+        if group.parent is not None and group.parent in orders:
+            width = group.size // group.cells
+            inside = inside.view(group.cells, width)[orders[group.parent]].flatten()
+        orders[g] = inside
+    seed = None if coupled else int(torch.randint(2**31, (1,), generator=generator))
+    return Permutation(structure, orders, seed)
+
+
+def _depth(structure: Structure, g: int) -> int:
+    parent = structure.groups[g].parent
+    return 0 if parent is None else 1 + _depth(structure, parent)
+
+
+def permute(source: Any, permutation: Permutation) -> Any:
+    """Apply a permutation to a state_dict, stacked weights, weight-space features, a graph or a batch.
+
+    Args:
+        source: what to permute; a new object of the same kind is returned.
+        permutation: from :func:`sample_permutation` or :func:`~converters.align`.
+
+    Raises:
+        StructureMismatch: the source is of another structure.
+    """
+    structure = permutation.structure
+    if isinstance(source, (NeuronGraph, Batch)):
+        return _permute_graph(cast(NeuronGraph, source), permutation)
+    if isinstance(source, WeightSpaceFeatures):
+        return WeightSpaceFeatures({name: permutation.apply(name, tensor, 1) for name, tensor in source.items()})
+    unknown = [name for name in source if name not in structure.parameter]
+    if unknown:
+        raise StructureMismatch(f"{', '.join(unknown)}: not parameters of {structure.name}")
+    first = next((name for name in source if structure.parameter[name].shape), None)
+    batched = first is not None and source[first].dim() == len(structure.parameter[first].shape) + 1
+    return {name: permutation.apply(name, tensor, int(batched)) for name, tensor in source.items()}
+
+
+def _permute_graph(graph: NeuronGraph, permutation: Permutation) -> Any:
+    structure = permutation.structure
+    own = same_structure(graph)
+    if own is not None and own != structure:
+        raise StructureMismatch(f"the graph is of {own!r}, the permutation of {structure!r}")
+    if own is not None:
+        permuted = permute(to_state_dict(graph), permutation)
+        if not isinstance(graph, Batch):
+            return to_graph(permuted, structure=structure, kernel_size=graph.kernel_size)
+        out = to_graphs(permuted, own, kernel_size=graph.kernel_size[0])
+        return _carry_over(graph, out)
+    return _permute_columns(cast(NeuronGraphs, graph), permutation)
+
+
+def _permute_columns(batch: NeuronGraphs, permutation: Permutation) -> NeuronGraphs:
+    """Batches whose networks differ in activation only: the weights move, the rest stays."""
+    from converters.to_graph import features, same_layout
+    from converters.to_state_dict import read_features
+
+    structure = permutation.structure
+    for other in dict.fromkeys(batch.structure):
+        if not same_layout(other, structure):
+            raise StructureMismatch("this batch holds several architectures; permute each graph by itself")
+    count = len(batch.structure)
+    x = batch.x.view(count, structure.num_nodes, -1)
+    edge_attr = batch.edge_attr.view(count, structure.num_edges, -1)
+    kernel = batch.kernel_size[0]
+    weights = permute(read_features(x, edge_attr, structure, kernel), permutation)
+    extras = getattr(batch.extras, "tensors", {})
+    new_x, new_edges, _ = features({**extras, **weights}, structure, kernel)
+    out = batch.clone()
+    out.x, out.edge_attr = new_x.view_as(batch.x), new_edges.view_as(batch.edge_attr)
+    return cast(NeuronGraphs, out)
+
+
+def _carry_over(graph: Any, out: NeuronGraphs) -> NeuronGraphs:
+    """Targets and other attributes a user put on the batch."""
+    for key in graph.keys():
+        if key not in out:
+            out[key] = graph[key]
+    return out
+
+
+def relabelling(structure: Structure, permutation: Permutation) -> Tensor:
+    """Where each node of the permuted graph was in the old one, ``[N]``."""
+    parts = []
+    for offset, layer in zip(structure.node_offsets, structure.layers, strict=False):
+        index = permutation.index(layer.axis, 0)
+        parts.append((torch.arange(layer.size) if index is None else index) + offset)
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+
+

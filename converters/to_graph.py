@@ -1,0 +1,248 @@
+"""From networks to neuron graphs: one network, a stack of one architecture, or a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from converters.errors import StructureMismatch
+from converters.neuron_graph import (
+    Extras,
+    NeuronGraph,
+    NeuronGraphs,
+    StackedExtras,
+    Topology,
+    block_view,
+    kernel_columns,
+    topology,
+)
+from converters.structure import Structure
+from converters.vocabulary import NODE_SLOTS
+from converters.weights import checked_weights, stack_size
+
+__all__ = ["collate", "to_graph", "to_graphs"]
+
+SHARED = ("edge_index", "edge_type", "edge_layer", "node_type", "node_layer", "node_group", "node_slot", "node_position")
+
+
+def to_graph(
+    model_or_state_dict: nn.Module | Mapping[str, Tensor],
+    example_inputs: Any = None,
+    *,
+    structure: Structure | None = None,
+    strict: bool = False,
+    rules: Mapping[str, Any] | None = None,
+    materialize: bool = True,
+    kernel_size: tuple[int, ...] | None = None,
+) -> NeuronGraph:
+    """One node per neuron or channel, one edge per weight or kernel.
+
+    Args:
+        model_or_state_dict: a network, or with ``structure`` any state_dict of that architecture.
+        example_inputs: what :func:`~converters.trace` runs the network on once; inferred for simple networks.
+        structure: skips tracing; get it from :func:`~converters.trace` or from another graph.
+        strict, rules: see :func:`~converters.trace`.
+        materialize: False keeps views of the parameters and costs microseconds; ``graph.materialize()`` fills in.
+        kernel_size: pads kernels to at least this size (default: the largest of the structure).
+
+    Raises:
+        UnsupportedOperation: ``strict=True`` and an operation has no rule.
+        StructureMismatch: the weights are not of this structure; missing, surplus and misshapen names are listed.
+        ExampleInputError: no input could be inferred.
+
+    >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> graph = to_graph(net)
+    >>> graph
+    NeuronGraph(Sequential: 13 nodes, 40 edges)
+    >>> from converters import to_state_dict
+    >>> all(torch.equal(to_state_dict(graph)[k], v) for k, v in net.state_dict().items())
+    True
+    """
+    if isinstance(model_or_state_dict, nn.Module):
+        if structure is None:
+            from converters.trace import trace
+
+            structure = trace(model_or_state_dict, example_inputs, strict=strict, rules=rules)
+        weights: Mapping[str, Tensor] = model_or_state_dict.state_dict()
+    else:
+        weights = model_or_state_dict
+        if structure is None:
+            from converters.sequential import guess_structure
+
+            structure = guess_structure(weights)
+    views = checked_weights(weights, structure)
+    graph = NeuronGraph()
+    if materialize:
+        return fill(graph, views, structure, kernel_size)
+    graph.structure, graph.kernel_size = structure, kernel_size
+    graph.views = views
+    return graph
+
+
+def fill(
+    graph: NeuronGraph, weights: Mapping[str, Tensor], structure: Structure, kernel_size: tuple[int, ...] | None
+) -> NeuronGraph:
+    """Write the tensors of one network into ``graph``."""
+    kernel = _full_kernel(structure, kernel_size)
+    x, edge_attr, extras = features({k: v.unsqueeze(0) for k, v in weights.items()}, structure, kernel)
+    graph.x, graph.edge_attr = x[0], edge_attr[0]
+    for key, value in _shared(topology(structure), x.device).items():
+        graph[key] = value
+    graph.structure, graph.kernel_size = structure, kernel
+    graph.extras = Extras({name: tensor[0] for name, tensor in extras.items()})
+    return graph
+
+
+def features(
+    stacked: Mapping[str, Tensor], structure: Structure, kernel: tuple[int, ...]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Stacked weights ``{name: [B, *shape]}`` as ``x [B, N, F]``, ``edge_attr [B, E, K]`` and the rest."""
+    like = next((stacked[p.name] for p in structure.parameters if p.dtype == structure.dtype), None)
+    dtype = getattr(torch, structure.dtype) if like is None else like.dtype
+    count = stack_size(stacked, structure)
+    device = next(iter(stacked.values())).device if stacked else None
+    x = torch.zeros(count, structure.num_nodes, len(NODE_SLOTS), dtype=dtype, device=device)
+    width = 1
+    for size in kernel:
+        width *= size
+    edge_attr = torch.zeros(count, structure.num_edges, width, dtype=dtype, device=device)
+    for layer, lo, hi in zip(structure.layers, structure.node_offsets[:-1], structure.node_offsets[1:], strict=True):
+        for slot, name in layer.slots:
+            x[:, lo:hi, NODE_SLOTS.index(slot)] = stacked[name].reshape(count, -1)
+    for block, lo, hi in zip(structure.blocks, structure.edge_offsets[:-1], structure.edge_offsets[1:], strict=True):
+        if block.parameter is None:
+            continue
+        values = block_view(stacked[block.parameter], block).reshape(count, hi - lo, -1)
+        columns = kernel_columns(block.kernel, kernel)
+        if columns is None:
+            edge_attr[:, lo:hi] = values
+        else:
+            edge_attr[:, lo:hi, columns.to(edge_attr.device)] = values
+    return x, edge_attr, {name: stacked[name] for name in structure.extras}
+
+
+def _full_kernel(structure: Structure, kernel_size: tuple[int, ...] | None) -> tuple[int, ...]:
+    if kernel_size is None:
+        return structure.kernel_size
+    kernel_columns(structure.kernel_size, tuple(kernel_size))
+    return tuple(kernel_size)
+
+
+def _shared(top: Topology, device: torch.device) -> dict[str, Tensor]:
+    names = (*SHARED, "activation", "node_attributes", "node_mask")
+    return {name: getattr(top, name).to(device) for name in names}
+
+
+def to_graphs(
+    weights: Mapping[str, Tensor],
+    structure: Structure | Sequence[Structure],
+    *,
+    kernel_size: tuple[int, ...] | None = None,
+) -> NeuronGraphs:
+    """A whole stack of networks ``{name: [n, *shape]}`` as one batch, without a Python loop over networks.
+
+    ``structure`` may be a sequence, one entry per network, when they differ in nothing but what their layers compute
+    (activation, eps, stride): same layers, blocks and parameters.
+
+    >>> from converters import trace
+    >>> net = nn.Linear(2, 3)
+    >>> stack = {name: torch.stack([value] * 5) for name, value in net.state_dict().items()}
+    >>> to_graphs(stack, trace(net))
+    NeuronGraphs(5 networks, 25 nodes, 30 edges)
+    """
+    per_network = None if isinstance(structure, Structure) else list(structure)
+    first = cast(Structure, structure) if per_network is None else per_network[0]
+    stacked = checked_weights(weights, first, stacked=True)
+    count = stack_size(stacked, first)
+    structures = [first] * count if per_network is None else per_network
+    if len(structures) != count:
+        raise StructureMismatch(f"{len(structures)} structures for a stack of {count} networks; give one for each")
+    kernel = _full_kernel(first, kernel_size)
+    x, edge_attr, extras = features(stacked, first, kernel)
+    batch = cast(NeuronGraphs, NeuronGraphs(_base_cls=NeuronGraph))
+    device, nodes, edges = x.device, first.num_nodes, first.num_edges
+    steps = torch.arange(count + 1)
+    shared = _shared(topology(first), device)
+    offsets = (steps[:-1] * nodes).to(device).repeat_interleave(edges)
+    batch.x, batch.edge_attr = x.reshape(count * nodes, -1), edge_attr.reshape(count * edges, -1)
+    batch.edge_index = shared.pop("edge_index").repeat(1, count) + offsets
+    varied = _per_network(structures, device) if per_network is not None else {}
+    for key, value in shared.items():
+        batch[key] = varied[key] if key in varied else value.repeat(count, *([1] * (value.dim() - 1)))
+    batch.structure, batch.kernel_size = structures, [kernel] * count
+    batch.extras = StackedExtras(extras, count)
+    batch.batch = torch.arange(count, device=device).repeat_interleave(nodes)
+    batch.ptr = (steps * nodes).to(device)
+    per_edge = ("edge_attr", "edge_index", "edge_type", "edge_layer")
+    single = ("structure", "kernel_size", "extras")
+    keys = [key for key in batch.keys() if key not in ("batch", "ptr")]
+    sizes = {key: edges if key in per_edge else 1 if key in single else nodes for key in keys}
+    batch._num_graphs = count
+    batch._slice_dict = {key: steps * sizes[key] for key in keys}
+    batch._inc_dict = {key: None if key in single else torch.zeros(count, dtype=torch.long) for key in keys}
+    batch._inc_dict["edge_index"] = steps[:-1] * nodes
+    return batch
+
+
+def _per_network(structures: Sequence[Structure], device: torch.device) -> dict[str, Tensor]:
+    """Activation and attributes of networks that share everything else."""
+    distinct = list(dict.fromkeys(structures))
+    for other in distinct[1:]:
+        if not same_layout(other, distinct[0]):
+            raise StructureMismatch(
+                f"{distinct[0].name} and {other.name} differ in layers, blocks or parameters; "
+                "convert each with to_graphs and join them with collate"
+            )
+    which = torch.tensor([distinct.index(s) for s in structures] if len(distinct) > 1 else [0] * len(structures))
+    tops = [topology(s) for s in distinct]
+    names = ("activation", "node_attributes")
+    stacks = {name: torch.stack([getattr(top, name) for top in tops]) for name in names}
+    return {name: stack[which].flatten(0, 1).to(device) for name, stack in stacks.items()}
+
+
+def same_layout(a: Structure, b: Structure) -> bool:
+    """Whether two structures differ in nothing but what their layers compute."""
+    return a is b or _layout(a) == _layout(b)
+
+
+@lru_cache(maxsize=256)
+def _layout(structure: Structure) -> tuple[Any, ...]:
+    layers = tuple((layer.kind, layer.axis, layer.slots) for layer in structure.layers)
+    return layers, structure.blocks, structure.parameters, structure.groups, structure.extras
+
+
+def collate(graphs: Sequence[NeuronGraph]) -> NeuronGraphs:
+    """A batch of graphs of any architectures; kernels are padded to the widest, and un-batching undoes it.
+
+    >>> batch = collate([to_graph(nn.Linear(2, 3)), to_graph(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))])
+    >>> [graph.kernel_size for graph in batch.to_data_list()]
+    [(), (3, 3)]
+    """
+    if not graphs:
+        raise StructureMismatch("cannot collate an empty list of graphs")
+    kernels = [graph.kernel_size for graph in graphs]
+    rank = max(len(kernel) for kernel in kernels)
+    padded = [(1,) * (rank - len(kernel)) + kernel for kernel in kernels]
+    full = tuple(max(sizes) for sizes in zip(*padded, strict=True))
+    widened = [_widen(graph, full) for graph in graphs]
+    batch = cast(NeuronGraphs, NeuronGraphs.from_data_list(widened))
+    batch._store.__dict__["_kernels"] = kernels
+    return batch
+
+
+def _widen(graph: NeuronGraph, full: tuple[int, ...]) -> NeuronGraph:
+    graph = graph.materialize()
+    if graph.kernel_size == full:
+        return graph
+    out = cast(NeuronGraph, graph.__copy__())
+    columns = kernel_columns(graph.kernel_size, full)
+    if columns is not None:
+        width = int(torch.tensor(full).prod())
+        out.edge_attr = graph.edge_attr.new_zeros(graph.edge_attr.shape[0], width)
+        out.edge_attr[:, columns.to(graph.edge_attr.device)] = graph.edge_attr
+    out.kernel_size = full
+    return out

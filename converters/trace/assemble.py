@@ -1,0 +1,163 @@
+"""Puts groups, parameters, layers and blocks together into a Structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from converters.program import Program
+from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
+from converters.trace.activations import finish_activation
+from converters.trace.context import Context
+from converters.trace.labels import Ids
+from converters.trace.layers import LayerBuilder
+from converters.trace.solver import Solution
+
+__all__ = ["assemble"]
+
+
+class _Groups:
+    """Numbers the groups in the order they are met."""
+
+    def __init__(self, context: Context, solution: Solution) -> None:
+        self.context, self.solution = context, solution
+        self.groups: list[Group] = []
+        self._of_unit: dict[int, int] = {}
+        self._of_family: dict[int, int] = {}
+        self._members: dict[int, dict[int, int]] = {}
+
+    def axis(self, ids: Ids, name: str, role: str = "hidden") -> Axis:
+        """The axis whose positions are these elements (-1: none); ``role`` is that of a single neuron met first here."""
+        n = len(ids)
+        group, member, slot = np.full(n, -1, np.int64), np.arange(n, dtype=np.int64), np.zeros(n, np.int64)
+        known = np.flatnonzero(ids >= 0)
+        if not len(known):
+            return Axis.of(group, member, slot)
+        s, here = self.solution, ids[known]
+        units, families = s.unit[here], s.family[here]
+        kinds = np.array([f.kind for f in self.context.solver.families] + ["none"])[families]
+        sizes = np.array([len(unit.ids) for unit in s.units])[units]
+        hidden = (sizes > 1) | np.isin(kinds, ["none", "mark"])
+        for unit in dict.fromkeys(units[hidden].tolist()):
+            at = known[hidden & (units == unit)]
+            group[at], member[at] = self._unit(unit, name, role), s.member[ids[at]]
+            slot[at] = np.unique(s.slot[ids[at]], return_inverse=True)[1]
+        fixed = ~hidden & (kinds != "kernel")
+        for family in dict.fromkeys(families[fixed].tolist()):
+            at = known[fixed & (families == family)]
+            group[at], member[at] = self._family(family, s.value[ids[at]], name)
+            slot[at] = _occurrence(member[at])
+        return Axis.of(group, member, slot)
+
+    def _unit(self, unit: int, name: str, role: str) -> int:
+        if unit not in self._of_unit:
+            spec = self.solution.units[unit]
+            parent = None if spec.parent is None else self._unit(spec.parent, f"{name}.cells", "hidden")
+            role = role if len(spec.ids) == 1 else "hidden"
+            self._of_unit[unit] = len(self.groups)
+            self.groups.append(Group(self._free(name), len(spec.ids), role, parent, spec.cells))
+        return self._of_unit[unit]
+
+    def _family(self, family: int, values: Ids, name: str) -> tuple[int, Ids]:
+        spec = self.context.solver.families[family]
+        if family not in self._of_family:
+            self._of_family[family] = len(self.groups)
+            self._members[family] = {}
+            self.groups.append(Group(self._free(name), 0, spec.kind, None, 1, spec.reason))
+        members = self._members[family]
+        for value in sorted(set(values.tolist())):
+            members.setdefault(value, len(members))
+        index = self._of_family[family]
+        old = self.groups[index]
+        self.groups[index] = Group(old.name, len(members), old.role, None, 1, old.reason)
+        return index, np.array([members[value] for value in values.tolist()], dtype=np.int64)
+
+    def _free(self, name: str) -> str:
+        taken = {group.name for group in self.groups}
+        count = 1
+        while (candidate := name if count == 1 else f"{name}.{count}") in taken:
+            count += 1
+        return candidate
+
+
+def _occurrence(values: Ids) -> Ids:
+    """How often each value came before, position by position."""
+    seen: dict[int, int] = {}
+    out = np.zeros(len(values), np.int64)
+    for i, value in enumerate(values.tolist()):
+        out[i] = seen.get(value, 0)
+        seen[value] = int(out[i]) + 1
+    return out
+
+
+def assemble(
+    name: str,
+    program: Program,
+    context: Context,
+    aliases: Mapping[str, str],
+    buffers: set[str],
+    order: Sequence[str],
+) -> Structure:
+    """The structure of a labelled program.
+
+    Args:
+        aliases: tied names -> the name that holds the tensor.
+        buffers: names that are not trained.
+        order: all names in the state_dict's order.
+    """
+    solution = context.solver.solve()
+    for family in context.solver.families:
+        if family.where == "the structure" and (family.where, family.reason) not in context.reasons:
+            context.reasons.append((family.where, family.reason))
+    builder = LayerBuilder(program, context, solution)
+    builder.build()
+    groups = _Groups(context, solution)
+    layer_names = _unique([layer.name or layer.kind for layer in builder.layers])
+    layers = []
+    for layer, title in zip(builder.layers, layer_names, strict=True):
+        activation, numbers = finish_activation(layer.activations)
+        attributes = {**layer.attributes, **numbers}
+        pairs = tuple(sorted((key, float(value)) for key, value in attributes.items() if value))
+        axis = groups.axis(layer.ids, title, "input" if layer.kind == "input" else "hidden")
+        layers.append(Layer(title, layer.kind, axis, activation, pairs, tuple(sorted(layer.slots.items()))))
+    blocks = [
+        Block(
+            name=draft.parameter or f"{layers[draft.source].name} -> {layers[draft.target].name}",
+            **{key: getattr(draft, key) for key in Block.__dataclass_fields__ if key not in ("name", "index")},
+        )
+        for draft in builder.blocks
+    ]
+    parameters, indices = {}, dict(program.named_refs)
+    for key in (n for n in order if n not in aliases):
+        labels = context.labels[indices[key]]
+        axes = []
+        for axis_number, size in enumerate(labels.shape):
+            bundle = labels.bundle_at(axis_number)
+            ids = bundle.ids if bundle is not None else np.full(size, -1, np.int64)
+            axes.append(groups.axis(ids, key.rsplit(".", 1)[0]))
+        dtype = str(context.recording.dtypes[indices[key]]).removeprefix("torch.")
+        parameters[key] = Parameter(key, labels.shape, dtype, tuple(axes), key in buffers)
+    for key, first in aliases.items():
+        original = parameters[first]
+        parameters[key] = Parameter(key, original.shape, original.dtype, original.axes, key in buffers, first)
+    return Structure(
+        name=name,
+        groups=tuple(groups.groups),
+        parameters=tuple(parameters[key] for key in order),
+        layers=tuple(layers),
+        blocks=tuple(blocks),
+        program=program,
+        dtype=str(builder.dtype).removeprefix("torch."),
+        frozen_reasons=tuple(context.reasons),
+        extras=tuple(key for key in order if key not in aliases and key not in builder.placed),
+    )
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    count: dict[str, int] = {}
+    out = []
+    for name in names:
+        count[name] = count.get(name, 0) + 1
+        out.append(name if count[name] == 1 else f"{name}#{count[name]}")
+    return out

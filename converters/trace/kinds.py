@@ -1,0 +1,167 @@
+"""How each operation appears in the graph: its layer kind, edge type, and the numbers worth keeping."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from converters.program import Op
+
+__all__ = ["ACTIVATION_OF", "EDGE_OF", "KIND_OF", "VIEWS", "attributes_of", "pair", "signature"]
+
+VIEWS = frozenset(
+    "view _unsafe_view reshape _reshape_alias unsqueeze squeeze expand clone alias _to_copy contiguous detach t transpose "
+    "permute lift_fresh lift_fresh_copy slice".split()
+)
+"""Operations that only rearrange; where the neurons stay as they are they make no layer."""
+
+ACTIVATION_OF: dict[str, str] = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "silu": "silu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "sin": "sin",
+    "cos": "cos",
+    "elu": "elu",
+    "leaky_relu": "leaky_relu",
+    "softplus": "softplus",
+    "hardtanh": "hardtanh",
+    "clamp": "hardtanh",
+    "clamp_min": "hardtanh",
+    "hardswish": "hardswish",
+    "hardsigmoid": "hardsigmoid",
+    "mish": "mish",
+    "exp": "exp",
+    "log": "log",
+    "abs": "abs",
+    "square": "square",
+    "sqrt": "sqrt",
+    "rsqrt": "rsqrt",
+    "reciprocal": "reciprocal",
+    "neg": "neg",
+    "log_sigmoid_forward": "log_sigmoid",
+    "erf": "erf",
+}
+
+KIND_OF: dict[str, str] = {
+    "add": "add",
+    "sub": "sub",
+    "rsub": "sub",
+    "mul": "mul",
+    "div": "div",
+    "maximum": "max",
+    "minimum": "min",
+    "where": "where",
+    "_softmax": "softmax",
+    "_log_softmax": "softmax",
+    "max_pool2d_with_indices": "max_pool",
+    "max_pool3d_with_indices": "max_pool",
+    "avg_pool1d": "avg_pool",
+    "avg_pool2d": "avg_pool",
+    "avg_pool3d": "avg_pool",
+    "_adaptive_avg_pool2d": "adaptive_avg_pool",
+    "_adaptive_avg_pool3d": "adaptive_avg_pool",
+    "adaptive_max_pool2d": "adaptive_max_pool",
+    "adaptive_max_pool3d": "adaptive_max_pool",
+    "mean": "mean",
+    "sum": "sum",
+    "amax": "amax",
+    "max": "amax",
+    "var": "norm",
+    "linalg_vector_norm": "norm",
+    "view": "flatten",
+    "_unsafe_view": "flatten",
+    "reshape": "flatten",
+    "cat": "cat",
+    "slice": "slice",
+    "select": "slice",
+    "split": "slice",
+    "split_with_sizes": "slice",
+    "unbind": "slice",
+    "index": "slice",
+    "constant_pad_nd": "pad",
+    "native_batch_norm": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "group_norm",
+    "_fused_rms_norm": "rms_norm",
+    "_prelu_kernel": "prelu",
+}
+
+EDGE_OF: dict[str, str] = {
+    "add": "residual",
+    "sub": "residual",
+    "mul": "gate",
+    "div": "gate",
+    "where": "gate",
+    "batch_norm": "norm",
+    "layer_norm": "norm",
+    "group_norm": "norm",
+    "instance_norm": "norm",
+    "rms_norm": "norm",
+    "max_pool": "pool",
+    "avg_pool": "pool",
+    "adaptive_avg_pool": "pool",
+    "adaptive_max_pool": "pool",
+    "upsample": "pool",
+    "mean": "reduce",
+    "sum": "reduce",
+    "amax": "reduce",
+    "norm": "reduce",
+    "flatten": "flatten",
+    "slice": "slice",
+    "cat": "cat",
+    "other": "other",
+}
+
+
+def pair(value: Any, rank: int) -> tuple[float, ...]:
+    """A number or sequence as ``rank`` numbers."""
+    if isinstance(value, (tuple, list)):
+        return tuple(float(v) for v in value) * (rank if len(value) == 1 else 1)
+    return (float(value),) * rank
+
+
+def signature(*parts: Any) -> float:
+    """A hash in [0, 1) of what no other column says."""
+    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def _numbers(args: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(arg for arg in args if not hasattr(arg, "index"))
+
+
+def attributes_of(op: Op, kind: str) -> dict[str, float]:
+    """Numeric attributes of a parameter-free operation; what has no column of its own goes into the signature."""
+    out: dict[str, float] = {}
+    args, kwargs = op.args, dict(op.kwargs)
+
+    def spread(name: str, position: int, default: Any) -> None:
+        value = args[position] if position < len(args) else default
+        if value in ((), None):
+            value = default
+        for axis, number in enumerate(pair(value, 2)):
+            out[f"{name}_{axis}"] = number
+
+    if kind in ("max_pool", "avg_pool"):
+        spread("kernel", 1, 1)
+        spread("stride", 2, args[1])
+        spread("padding", 3, 0)
+        if kind == "max_pool":
+            spread("dilation", 4, 1)
+        ceil = 5 if kind == "max_pool" else 4
+        out["ceil_mode"] = float(bool(args[ceil])) if len(args) > ceil else 0.0
+        if kind == "avg_pool":
+            out["count_include_pad"] = float(bool(args[5])) if len(args) > 5 else 1.0
+        out["signature"] = signature(kind, args[6:])
+    elif kind in ("adaptive_avg_pool", "adaptive_max_pool"):
+        spread("size", 1, 1)
+    elif kind in ("add", "sub", "mul", "div", "max", "min") and not _numbers(args) and not kwargs:
+        return out
+    elif kind == "flatten":
+        return out
+    else:
+        out["signature"] = signature(op.target, _numbers(args), tuple(kwargs.items()))
+    return out

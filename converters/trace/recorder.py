@@ -1,0 +1,298 @@
+"""Runs a network once and writes down every ATen operation: no symbols, no source code, no rewriting."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from converters.errors import ExampleInputError
+from converters.program import Constant, Input, Op, Program, Ref, Size, Symbol, map_leaves
+
+__all__ = ["Recording", "named_tensors", "record", "with_free_batch"]
+
+MAX_CONSTANT = 2**22
+RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "uniform", "dropout", "native_dropout"}
+
+
+@dataclass
+class Recording:
+    """What one forward pass did: operations over numbered tensors, with the shape and dtype of each."""
+
+    ops: list[Op] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
+    inputs: list[tuple[tuple[int | str, ...], int]] = field(default_factory=list)
+    named: dict[str, int] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    outputs: Any = None
+    scopes: dict[str, str] = field(default_factory=dict)
+
+    def new(self, tensor: Tensor) -> int:
+        """Number a tensor."""
+        self.shapes.append(tuple(tensor.shape))
+        self.dtypes.append(tensor.dtype)
+        return len(self.shapes) - 1
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation below autograd and functionalisation, hence never an in-place one."""
+
+    def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str]) -> None:
+        super().__init__()
+        self.recording, self.dtype, self.scope = recording, dtype, scope
+        self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    def register(self, tensor: Tensor) -> int:
+        """Number a tensor and remember it by identity."""
+        index = self.recording.new(tensor)
+        self.known[id(tensor)] = (weakref.ref(tensor), index)
+        return index
+
+    def find(self, tensor: Tensor) -> int:
+        """The number of a tensor; one never seen is a constant of the network."""
+        entry = self.known.get(id(tensor))
+        if entry is not None and entry[0]() is tensor:
+            return entry[1]
+        index = self.register(tensor)
+        if tensor.numel() * tensor.element_size() > MAX_CONSTANT:
+            raise ExampleInputError(
+                f"a tensor of shape {list(tensor.shape)} is used in {self.scope[-1] or 'forward'} but is neither an input, "
+                "a parameter nor a buffer; register it with register_buffer, or pass it as an input"
+            )
+        self.recording.constants[index] = tensor.detach().clone()
+        return index
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func.namespace not in ("aten", "prims") or func is torch.ops.aten.detach.default:
+            if func is torch.ops.aten.detach.default and isinstance(out, Tensor):
+                self.known[id(out)] = (weakref.ref(out), self.find(args[0]))
+                return out
+        encoded = map_leaves(args, self._encode)
+        named = tuple((key, map_leaves(value, self._encode)) for key, value in kwargs.items())
+        results = out if isinstance(out, (tuple, list)) else (out,)
+        outputs = tuple(self.register(item) if isinstance(item, Tensor) else None for item in results)
+        op = Op(str(func), encoded, named, outputs, self.scope[-1])
+        if op.name != "lift_fresh" and self._is_constant(op):
+            for index, item in zip(outputs, results, strict=True):
+                if index is not None and item.numel() * item.element_size() <= MAX_CONSTANT:
+                    self.recording.values[index] = item.detach().clone()
+        self.recording.ops.append(op)
+        return out
+
+    def _is_constant(self, op: Op) -> bool:
+        rec = self.recording
+        if op.name in RANDOM:
+            return False
+        return all(index in rec.values or index in rec.constants for index in op.refs())
+
+    def _encode(self, leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return Ref(self.find(leaf))
+        if isinstance(leaf, torch.dtype):
+            return Symbol("dtype" if leaf == self.dtype else str(leaf).removeprefix("torch."))
+        if isinstance(leaf, torch.device):
+            return Symbol("device")
+        if isinstance(leaf, (torch.layout, torch.memory_format)):
+            return Symbol(str(leaf).removeprefix("torch."))
+        if leaf is None or isinstance(leaf, (bool, int, float, str, complex)):
+            return leaf
+        raise ExampleInputError(f"an operation takes a {type(leaf).__name__}, which cannot be recorded")
+
+
+def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
+    """The state_dict's tensors by name, names tied to an earlier name, and which are buffers."""
+    state = dict(model.state_dict(keep_vars=True))
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    first: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ExampleInputError(f"{name} in the state_dict is a {type(tensor).__name__}, not a tensor")
+        if id(tensor) in first:
+            aliases[name] = first[id(tensor)]
+        first.setdefault(id(tensor), name)
+    return state, aliases, {name for name in state if name not in parameters}
+
+
+@contextmanager
+def _quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
+    """Eval mode, no gradients, no fused paths; modules announce themselves; everything is put back."""
+    training = {module: module.training for module in model.modules()}
+    handles = []
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        fused = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            for name, module in model.named_modules():
+                handles.append(module.register_forward_pre_hook(lambda m, a, name=name: scope.append(name)))
+                handles.append(module.register_forward_hook(lambda m, a, o: _leave(scope), always_call=True))
+            model.eval()
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+            torch._C._set_mkldnn_enabled(fused)
+            for handle in handles:
+                handle.remove()
+            for module, mode in training.items():
+                module.training = mode
+
+
+def _leave(scope: list[str]) -> None:
+    scope.pop()
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype) -> Recording:
+    """One forward pass as a :class:`Recording`.
+
+    Raises:
+        ExampleInputError: the network does not run on these inputs; torch's own error is the cause.
+    """
+    recording, scope = Recording(), [""]
+    recorder = _Recorder(recording, dtype, scope)
+    state, aliases, _ = named_tensors(model)
+    for name, tensor in state.items():
+        if name not in aliases:
+            recording.named[name] = recorder.register(tensor)
+    recording.scopes = {name: type(module).__name__ for name, module in model.named_modules()}
+    inputs: list[Tensor] = []
+    leaves, spec = pytree.tree_flatten_with_path(({str(i): a for i, a in enumerate(args)}, dict(kwargs)))
+    positions = []
+    for path, leaf in leaves:
+        if isinstance(leaf, Tensor):
+            keys = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path[1:])
+            first = int(keys[0]) if path[0].idx == 0 else keys[0]
+            recording.inputs.append(((first, *keys[1:]), recorder.register(leaf)))
+            inputs.append(leaf)
+        positions.append(isinstance(leaf, Tensor))
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        queue = iter(tensors)
+        full = [next(queue) if use else leaf for use, (_, leaf) in zip(positions, leaves, strict=True)]
+        given, named = pytree.tree_unflatten(full, spec)
+        out = _plain(model(*given.values(), **named))
+        found: list[Tensor] = []
+        shape.append(map_leaves(out, lambda leaf: _collect(leaf, found)))
+        return tuple(found)
+
+    shape: list[Any] = []
+    with _quiet(model, scope):
+        try:
+            with recorder:
+                results = torch.func.functionalize(run, remove="mutations")(*inputs)
+        except ExampleInputError:
+            raise
+        except Exception as error:
+            raise ExampleInputError(
+                f"{type(model).__name__} does not run on the example inputs "
+                f"({', '.join(str(list(t.shape)) for t in inputs)}), in {scope[-1] or 'its forward'}: {error}\n"
+                "Pass example_inputs that model(*example_inputs) accepts: a tensor, a tuple, or a dict of keyword arguments."
+            ) from error
+    recording.outputs = map_leaves(shape[-1], lambda leaf: Ref(recorder.find(results[leaf])) if leaf is not None else None)
+    return recording
+
+
+def _plain(out: Any) -> Any:
+    """Outputs as nested tuples and dictionaries."""
+    if dataclasses.is_dataclass(out) and not isinstance(out, type):
+        return {f.name: _plain(getattr(out, f.name)) for f in dataclasses.fields(out)}
+    if isinstance(out, Mapping):
+        return {str(key): _plain(value) for key, value in out.items()}
+    if isinstance(out, (tuple, list)):
+        return tuple(_plain(item) for item in out)
+    return out
+
+
+def _collect(leaf: Any, found: list[Tensor]) -> int | None:
+    if not isinstance(leaf, Tensor):
+        return None
+    found.append(leaf)
+    return len(found) - 1
+
+
+def with_free_batch(first: Recording, second: Recording | None, batch: int, other: int) -> Program:
+    """The program of ``first``; integers that differ in ``second``, run at another batch size, follow the batch."""
+    fit = _Fit(batch, other)
+    ops = list(first.ops)
+    free = second is not None and len(second.ops) == len(ops)
+    if second is not None and free:
+        try:
+            ops = [fit.op(a, b) for a, b in zip(ops, second.ops, strict=True)]
+        except _Different:
+            free, ops = False, list(first.ops)
+    program_inputs = tuple(
+        Input(
+            path,
+            first.shapes[index],
+            str(first.dtypes[index]).removeprefix("torch."),
+            tuple(axis == 0 and free and size == batch for axis, size in enumerate(first.shapes[index])),
+        )
+        for path, index in first.inputs
+    )
+    ops = _prune(ops, first.outputs)
+    used = {index for op in ops for index in op.refs()}
+    map_leaves(first.outputs, lambda leaf: used.add(leaf.index) if isinstance(leaf, Ref) else None)
+    return Program(
+        inputs=program_inputs,
+        input_refs=tuple(index for _, index in first.inputs),
+        named_refs=tuple(first.named.items()),
+        constants=tuple((i, Constant.of(t)) for i, t in first.constants.items() if i in used),
+        ops=tuple(ops),
+        outputs=first.outputs,
+        batch=batch,
+        length=len(first.shapes),
+    )
+
+
+class _Different(Exception):
+    """Two runs took different paths."""
+
+
+class _Fit:
+    def __init__(self, batch: int, other: int) -> None:
+        self.batch, self.other = batch, other
+
+    def op(self, a: Op, b: Op) -> Op:
+        if a.target != b.target or a.outputs != b.outputs:
+            raise _Different
+        kwargs = tuple((k, self.tree(v, w)) for (k, v), (_, w) in zip(a.kwargs, b.kwargs, strict=True))
+        return Op(a.target, self.tree(a.args, b.args), kwargs, a.outputs, a.scope)
+
+    def tree(self, a: Any, b: Any) -> Any:
+        if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+            return tuple(self.tree(x, y) for x, y in zip(a, b, strict=True))
+        if a == b:
+            return a
+        if type(a) is not int or type(b) is not int:
+            raise _Different
+        coefficient, rest = divmod(b - a, self.other - self.batch)
+        if rest:
+            raise _Different
+        return Size(coefficient, a - coefficient * self.batch)
+
+
+def _prune(ops: list[Op], outputs: Any) -> list[Op]:
+    """Operations that the outputs do not depend on are dropped."""
+    needed: set[int] = set()
+    collect: Callable[[Any], Any] = lambda leaf: needed.add(leaf.index) if isinstance(leaf, Ref) else None  # noqa: E731
+    map_leaves(outputs, collect)
+    kept = []
+    for op in reversed(ops):
+        if any(index in needed for index in op.outputs if index is not None):
+            kept.append(op)
+            needed.update(op.refs())
+    return kept[::-1]

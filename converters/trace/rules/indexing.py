@@ -1,0 +1,230 @@
+"""Parts of tensors and tensors from parts: ids are taken and joined as the values are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from converters.program import Ref
+from converters.trace.context import Context, Operand, joint_source
+from converters.trace.labels import Bundle, Labels
+from converters.trace.rules.convolution import SPATIAL
+
+__all__ = ["RULES"]
+
+
+def _taken(context: Context, labels: Labels, axis: int, where: slice | np.ndarray | int, shape: tuple[int, ...]) -> Labels:
+    """Positions ``where`` of one axis; a proper part of a bundle is a set that is kept."""
+    bundle = labels.bundle_at(axis)
+    rank = len(labels.shape)
+    if isinstance(where, int):
+        mapping = {a: a - (a > axis) for a in range(rank) if a != axis}
+    else:
+        mapping = {a: a for a in range(rank)}
+    if bundle is None:
+        return labels.move(mapping, shape)
+    position = bundle.axes.index(axis)
+    ids = bundle.ids[(slice(None),) * position + (where,)]
+    if not np.array_equal(np.unique(ids), np.unique(bundle.ids)):
+        context.solver.mark(ids, f"{context.where}, {context.op.name} of tensor {context.op.outputs[0]}")
+    others = tuple(other for other in labels.bundles if other is not bundle)
+    rest = Labels(others, labels.blank, labels.source, labels.shape).move(mapping, shape)
+    axes = tuple(mapping[a] for a in bundle.axes if a in mapping)
+    mine = (Bundle(axes, ids),) if axes else ()
+    return Labels(rest.bundles + mine, rest.blank, labels.source, shape)
+
+
+def slice_(context: Context) -> list[Labels]:
+    """``slice(x, dim, start, end, step)``."""
+    labels = context.of(context.tensors()[0])
+    axis = context.arg(1, "dim", 0) % len(labels.shape)
+    part = slice(context.arg(2, "start"), context.arg(3, "end"), context.arg(4, "step", 1))
+    if len(range(*part.indices(labels.shape[axis]))) == labels.shape[axis]:
+        return [labels]
+    return [_taken(context, labels, axis, part, context.out_shape)]
+
+
+def select(context: Context) -> list[Labels]:
+    """``select(x, dim, index)``."""
+    labels = context.of(context.tensors()[0])
+    axis = context.arg(1) % len(labels.shape)
+    return [_taken(context, labels, axis, context.arg(2) % labels.shape[axis], context.out_shape)]
+
+
+def split(context: Context) -> list[Labels]:
+    """``split``, ``split_with_sizes``, ``chunk``: consecutive parts."""
+    labels = context.of(context.tensors()[0])
+    axis = context.arg(2, "dim", 0) % len(labels.shape)
+    out, start = [], 0
+    for index in context.op.outputs:
+        if index is None:
+            continue
+        shape = context.shape(index)
+        part = slice(start, start + shape[axis])
+        out.append(_taken(context, labels, axis, part, shape))
+        start += shape[axis]
+    return out
+
+
+def unbind(context: Context) -> list[Labels]:
+    """One tensor per position of an axis."""
+    labels = context.of(context.tensors()[0])
+    axis = context.arg(1, "dim", 0) % len(labels.shape)
+    return [_taken(context, labels, axis, i, context.shape(o)) for i, o in enumerate(context.op.outputs) if o is not None]
+
+
+def flip(context: Context) -> list[Labels]:
+    """Axes reversed."""
+    labels = context.of(context.tensors()[0])
+    for axis in context.arg(1):
+        labels = _taken(context, labels, axis % len(labels.shape), slice(None, None, -1), labels.shape)
+    return [labels]
+
+
+def index(context: Context) -> list[Labels]:
+    """Indexing by known integers along one axis; anything else freezes."""
+    x = context.tensors()[0]
+    labels = context.of(x)
+    if context.op.name == "index_select":
+        axes, refs = [context.arg(1) % len(labels.shape)], [context.op.args[2]]
+    else:
+        axes = [axis for axis, ref in enumerate(context.op.args[1]) if ref is not None]
+        refs = [context.op.args[1][axis] for axis in axes]
+    where = context.constant(refs[0]) if len(refs) == 1 else None
+    if where is not None and where.ndim == 1 and where.dtype != bool:
+        return [_taken(context, labels, axes[0], where.astype(np.int64), context.out_shape)]
+    context.freeze(labels, "it is indexed by values that are not known before running", axes)
+    shape = context.out_shape
+    if len(refs) == 1 and len(shape) == len(labels.shape) and len(context.shape(refs[0])) == 1:
+        kept = [bundle for bundle in labels.bundles if axes[0] not in bundle.axes]
+        return [Labels(tuple(kept), labels.blank - {axes[0]}, labels.source, shape)]
+    context.freeze(labels, "it is indexed by several tensors at once")
+    return [Labels((), frozenset(), labels.source, shape)]
+
+
+def cat(context: Context) -> list[Labels]:
+    """Pieces keep their ids; pieces without any get fixed ones, pieces of one value interchangeable ones."""
+    refs = [ref for ref in context.tensors() if context.shape(ref) != (0,)]
+    rank = len(context.out_shape)
+    axis = context.arg(1, "dim", 0) % rank
+    return [_joined(context, [context.of(ref) for ref in refs], refs, axis, context.out_shape)]
+
+
+def _joined(
+    context: Context, labels: Sequence[Labels], refs: Sequence[Ref], axis: int, shape: tuple[int, ...]
+) -> Labels:
+    letters = [str(a) for a in range(len(shape))]
+    others = [x for a, x in enumerate(letters) if a != axis]
+    names = {a: x for a, x in enumerate(letters) if a != axis}
+    found = [piece.bundle_at(axis) for piece in labels]
+    alone = [piece.move({a: a for a in range(len(shape)) if a != axis}, piece.shape) for piece in labels]
+    if any(bundle is not None and len(bundle.axes) > 1 for bundle in found):
+        reason = "tensors are joined along an axis that is part of a larger set of neurons"
+        for piece in labels:
+            context.freeze(piece, reason, [axis])
+        alone = [
+            Labels(tuple(b for b in piece.bundles if axis not in b.axes), piece.blank, piece.source, piece.shape)
+            for piece in labels
+        ]
+        found = [None] * len(labels)
+    sizes = {x: shape[a] for a, x in enumerate(letters) if a != axis}
+    rest = context.combine([Operand(p, names, r.index) for p, r in zip(alone, refs, strict=True)], others, sizes)
+    rest = rest.move({i: a for i, a in enumerate(b for b in range(len(shape)) if b != axis)}, shape)
+    source = joint_source(piece.source for piece in labels)
+    if not any(bundle is not None for bundle in found):
+        return Labels(rest.bundles, rest.blank, source, shape)
+    ids = []
+    for piece, bundle, ref in zip(labels, found, refs, strict=True):
+        size = piece.shape[axis]
+        if bundle is not None:
+            context.solver.mark(bundle.ids, f"{context.where}, piece {ref.index} of tensor {context.op.outputs[0]}")
+            ids.append(bundle.ids)
+            continue
+        new = context.solver.fresh(size)
+        if axis not in piece.blank:
+            unnamed = Operand(Labels((), frozenset(), piece.source, piece.shape), {axis: "x"}, ref.index)
+            named = Operand(Labels((Bundle((0,), new),), frozenset(), "", (size,)), {0: "x"})
+            context.combine([named, unnamed], ["x"], {"x": size})
+        ids.append(new)
+    whole = Bundle((axis,), np.concatenate(ids))
+    return Labels((*rest.bundles, whole), rest.blank, source, shape)
+
+
+def stack(context: Context) -> list[Labels]:
+    """A new uniform axis; the others are united."""
+    refs = context.tensors()
+    rank = len(context.out_shape)
+    axis = context.arg(1, "dim", 0) % rank
+    rest = [a for a in range(rank) if a != axis]
+    letters = [str(a) for a in rest]
+    operands = [Operand(context.of(ref), dict(enumerate(letters)), ref.index) for ref in refs]
+    out = context.combine(operands, letters, {str(a): context.out_shape[a] for a in rest})
+    return [out.move(dict(enumerate(rest)), context.out_shape)]
+
+
+def pad(context: Context) -> list[Labels]:
+    """``constant_pad_nd``: spatial axes are fixed; padded channels are new neurons that are all alike."""
+    labels = context.of(context.tensors()[0])
+    amounts, shape = context.arg(1), context.out_shape
+    bundles = list(labels.bundles)
+    for i in range(0, len(amounts), 2):
+        axis = len(shape) - 1 - i // 2
+        bundle = labels.bundle_at(axis)
+        if bundle is None or (amounts[i] == 0 and amounts[i + 1] == 0):
+            continue
+        bundles.remove(bundle)
+        if len(bundle.axes) > 1 or min(amounts[i], amounts[i + 1]) < 0:
+            context.freeze_ids(bundle.ids, SPATIAL)
+            continue
+        new = context.solver.fresh(amounts[i] + amounts[i + 1])
+        before, after = new[: amounts[i]], new[amounts[i] :]
+        context.solver.mark(bundle.ids, f"{context.where}, padded into tensor {context.op.outputs[0]}")
+        bundles.append(Bundle((axis,), np.concatenate([before, bundle.ids, after])))
+    grown = {axis for axis, (a, b) in enumerate(zip(labels.shape, shape, strict=True)) if a != b}
+    return [Labels(tuple(bundles), labels.blank - grown, labels.source, shape)]
+
+
+def slice_scatter(context: Context) -> list[Labels]:
+    """Writing into a part of an axis, or into part of another: united elementwise where the parts meet."""
+    base, piece = context.tensors()[:2]
+    labels, inner = context.of(base), context.of(piece)
+    rank = len(labels.shape)
+    if context.op.name == "select_scatter":
+        axis = context.arg(2) % rank
+        where: slice | int = context.arg(3) % labels.shape[axis]
+        names = {a: str(a + (a >= axis)) for a in range(rank - 1)}
+    else:
+        axis = context.arg(2, "dim", 0) % rank
+        where = slice(context.arg(3, "start"), context.arg(4, "end"), context.arg(5, "step", 1))
+        names = {a: str(a) for a in range(rank) if a != axis}
+        if axis in labels.blank and inner.bundle_at(axis) is not None:
+            ids = context.solver.fresh(labels.shape[axis])
+            labels = Labels((*labels.bundles, Bundle((axis,), ids)), labels.blank - {axis}, labels.source, labels.shape)
+        own, other = labels.bundle_at(axis), inner.bundle_at(axis)
+        if own is not None or other is not None:
+            part = _taken(context, labels, axis, where, inner.shape)
+            shared = [Operand(part, {axis: "x"}, base.index), Operand(inner, {axis: "x"}, piece.index)]
+            context.combine(shared, ["x"], {"x": inner.shape[axis]})
+    letters = [str(a) for a in range(rank)]
+    rest = Operand(inner, names, piece.index)
+    whole = Operand(labels, dict(enumerate(letters)), base.index)
+    return [context.combine([whole, rest], letters, dict(zip(letters, labels.shape, strict=True)))]
+
+
+RULES: dict[str, Callable[[Context], list[Labels]]] = {
+    "slice": slice_,
+    "select": select,
+    "split": split,
+    "split_with_sizes": split,
+    "chunk": split,
+    "unbind": unbind,
+    "flip": flip,
+    "index": index,
+    "index_select": index,
+    "cat": cat,
+    "stack": stack,
+    "constant_pad_nd": pad,
+    "slice_scatter": slice_scatter,
+    "select_scatter": slice_scatter,
+}

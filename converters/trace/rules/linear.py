@@ -1,0 +1,97 @@
+"""Contractions: the summed axes are united, then vanish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from converters.program import Ref
+from converters.trace.context import Context, Operand
+from converters.trace.labels import Labels
+
+__all__ = ["RULES", "contract"]
+
+
+def contract(context: Context, operands: Sequence[tuple[Ref, str]], out: str) -> Labels:
+    """An einsum: one letter per axis; letters not in ``out`` are summed."""
+    sizes: dict[str, int] = {}
+    named = []
+    for ref, letters in operands:
+        shape = context.shape(ref)
+        for axis, letter in enumerate(letters):
+            sizes[letter] = max(sizes.get(letter, 1), shape[axis])
+        named.append(Operand(context.of(ref), dict(enumerate(letters)), ref.index))
+    order = [*out, *(letter for letter in sizes if letter not in out)]
+    whole = context.combine(named, order, sizes)
+    return context.reduce(whole, range(len(out), len(order)))
+
+
+def _with_bias(context: Context, product: Labels, bias: Ref) -> Labels:
+    rank, own = len(product.shape), len(context.shape(bias))
+    letters = [str(axis) for axis in range(rank)]
+    operands = [
+        Operand(product, dict(enumerate(letters))),
+        Operand(context.of(bias), {axis: letters[axis + rank - own] for axis in range(own)}, bias.index),
+    ]
+    return context.combine(operands, letters, dict(zip(letters, product.shape, strict=True)))
+
+
+def mm(context: Context) -> list[Labels]:
+    """Matrix product."""
+    a, b = context.tensors()[:2]
+    return [contract(context, [(a, "ik"), (b, "kj")], "ij")]
+
+
+def mv(context: Context) -> list[Labels]:
+    """Matrix times vector."""
+    a, b = context.tensors()[:2]
+    return [contract(context, [(a, "ik"), (b, "k")], "i")]
+
+
+def dot(context: Context) -> list[Labels]:
+    """Inner product."""
+    a, b = context.tensors()[:2]
+    return [contract(context, [(a, "k"), (b, "k")], "")]
+
+
+def bmm(context: Context) -> list[Labels]:
+    """Batched matrix product."""
+    a, b = context.tensors()[:2]
+    return [contract(context, [(a, "bik"), (b, "bkj")], "bij")]
+
+
+def addmm(context: Context) -> list[Labels]:
+    """Matrix product plus bias."""
+    bias, a, b = context.tensors()[:3]
+    return [_with_bias(context, contract(context, [(a, "ik"), (b, "kj")], "ij"), bias)]
+
+
+def baddbmm(context: Context) -> list[Labels]:
+    """Batched matrix product plus bias."""
+    bias, a, b = context.tensors()[:3]
+    return [_with_bias(context, contract(context, [(a, "bik"), (b, "bkj")], "bij"), bias)]
+
+
+def addmv(context: Context) -> list[Labels]:
+    """Matrix times vector plus bias."""
+    bias, a, b = context.tensors()[:3]
+    return [_with_bias(context, contract(context, [(a, "ik"), (b, "k")], "i"), bias)]
+
+
+def linear(context: Context) -> list[Labels]:
+    """``x @ weight.T + bias`` where it stays one operation."""
+    x, weight, *bias = context.tensors()
+    lead = "abcdefgh"[: len(context.shape(x)) - 1]
+    product = contract(context, [(x, lead + "k"), (weight, "ok")], lead + "o")
+    return [_with_bias(context, product, bias[0]) if bias else product]
+
+
+RULES = {
+    "mm": mm,
+    "mv": mv,
+    "dot": dot,
+    "bmm": bmm,
+    "addmm": addmm,
+    "baddbmm": baddbmm,
+    "addmv": addmv,
+    "linear": linear,
+}

@@ -1,0 +1,349 @@
+"""Elements, the four constraints on them, and the largest symmetry that keeps all constraints.
+
+An element is one neuron wherever it occurs. Constraints: ``union`` (two are the same neuron), ``relate`` (an element
+belongs to a parent, at a known slot or at none), ``label`` (told apart, for a reason), ``mark`` (a set that is kept).
+They are solved by union-find, congruence closure and colour refinement. Where the answer could be unsound the
+elements involved are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from converters.trace.labels import Ids
+
+__all__ = ["Family", "Solution", "Solver", "Unit"]
+
+Colours = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Elements told apart by the same cause: ``kind`` is input, output, fixed, kernel or mark."""
+
+    kind: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One class of interchangeable elements: ``ids`` are its members, cell by cell (``cells`` of a ``parent`` unit)."""
+
+    ids: Ids
+    parent: int | None = None
+    cells: int = 1
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Per element: ``unit``, ``member``, ``slot``; for fixed ones ``family``, ``value``; ``identity`` is equal for equals."""
+
+    identity: Ids
+    unit: Ids
+    member: Ids
+    slot: Ids
+    family: Ids
+    value: Ids
+    units: tuple[Unit, ...]
+
+
+def mix(values: Any) -> Colours:
+    """A 64-bit hash (splitmix64) of integers, elementwise."""
+    z = np.asarray(values).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def both(a: Any, b: Any) -> Colours:
+    """A hash of pairs, elementwise; the order matters."""
+    return mix(mix(a) * np.uint64(3) + mix(b))
+
+
+class Solver:
+    """Collects constraints while a program is read, then solves them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.families: list[Family] = []
+        self._unions: list[tuple[Ids, Ids]] = []
+        self._labels: list[tuple[Ids, Ids, int]] = []
+        self._keyed: list[tuple[Ids, Ids, Ids]] = []
+        self._members: list[tuple[Ids, Ids]] = []
+        self._origins: list[int] = []
+        self._child: dict[tuple[int, int, int], int] = {}
+        self._parent_of: dict[int, tuple[int, int]] = {}
+        self._repeats: list[tuple[Ids, int]] = []
+
+    def fresh(self, shape: tuple[int, ...] | int) -> Ids:
+        """New elements that share an origin, hence a first colour."""
+        size = int(np.prod(shape))
+        ids = np.arange(self.count, self.count + size, dtype=np.int64).reshape(shape)
+        self._origins.append(size)
+        self.count += size
+        return ids
+
+    def family(self, kind: str, where: str, reason: str) -> int:
+        """Register a cause for :meth:`label`."""
+        self.families.append(Family(kind, where, reason))
+        return len(self.families) - 1
+
+    def union(self, a: Ids, b: Ids) -> None:
+        """The elements at equal positions are the same neuron."""
+        if a is not b:
+            self._unions.append((a.ravel(), b.ravel()))
+
+    def label(self, ids: Ids, values: Ids, family: int) -> None:
+        """Elements with different ``values`` are told apart."""
+        self._labels.append((ids.ravel(), np.broadcast_to(values, ids.shape).ravel(), family))
+
+    def freeze(self, ids: Ids, family: int) -> None:
+        """Every element is told apart from every other."""
+        self.label(ids, np.arange(ids.size, dtype=np.int64).reshape(ids.shape), family)
+
+    def mark(self, ids: Ids, where: str) -> None:
+        """The set of these elements is kept."""
+        self.label(ids, np.zeros(ids.shape, np.int64), self.family("mark", where, "part of an axis"))
+
+    def member(self, ids: Ids, parents: Ids) -> None:
+        """Each element belongs to its parent, in no order."""
+        self._members.append((ids.ravel(), np.broadcast_to(parents, ids.shape).ravel()))
+
+    def keyed(self, ids: Ids, parents: Ids, slots: Ids) -> None:
+        """Each element is the piece ``slots`` of its parent."""
+        triple = (ids.ravel(), np.broadcast_to(parents, ids.shape).ravel(), np.broadcast_to(slots, ids.shape).ravel())
+        self._keyed.append(triple)
+        for child, parent, slot in zip(*(part.tolist() for part in triple), strict=True):
+            self._parent_of.setdefault(child, (parent, slot))
+
+    def children(self, parents: Ids, slots: Ids, total: int) -> Ids:
+        """The pieces ``slots`` (of ``total``) of ``parents``; the same pieces whenever they are asked for."""
+        parents, slots = np.broadcast_arrays(parents, slots)
+        pairs = list(zip(parents.ravel().tolist(), slots.ravel().tolist(), strict=True))
+        new = [pair for pair in dict.fromkeys(pairs) if (*pair, total) not in self._child]
+        if new:
+            ids = self.fresh(len(new))
+            self._child.update({(*pair, total): int(i) for pair, i in zip(new, ids, strict=True)})
+            table = np.array(new, dtype=np.int64)
+            self.keyed(ids, table[:, 0], table[:, 1] * (2**20) + total)
+        return np.array([self._child[(*pair, total)] for pair in pairs], dtype=np.int64).reshape(parents.shape)
+
+    def known_parents(self, ids: Ids) -> tuple[Ids, Ids] | None:
+        """Parent and slot of every element, if each has one."""
+        found = [self._parent_of.get(i) for i in ids.ravel().tolist()]
+        if any(pair is None for pair in found) or not found:
+            return None
+        table = np.array(found, dtype=np.int64)
+        return table[:, 0].reshape(ids.shape), table[:, 1].reshape(ids.shape)
+
+    def freeze_repeats(self, ids: Ids, family: int) -> None:
+        """An element at two positions of one axis cannot be permuted as one."""
+        self._repeats.append((ids.ravel(), family))
+
+    def relation_pairs(self) -> tuple[Ids, Ids]:
+        """Every (child, parent), keyed or not."""
+        parts = [(c, p) for c, p, _ in self._keyed] + self._members
+        if not parts:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.concatenate([c for c, _ in parts]), np.concatenate([p for _, p in parts])
+
+    # -- solving ---------------------------------------------------------------------------------------------------
+
+    def solve(self) -> Solution:
+        """The units of the largest symmetry that provably keeps every constraint."""
+        root = self._closure()
+        for ids, family in self._repeats:
+            here = root[ids]
+            _, inverse, counts = np.unique(here, return_inverse=True, return_counts=True)
+            if (counts > 1).any():
+                self.label(ids[counts[inverse] > 1], np.arange((counts[inverse] > 1).sum()), family)
+        while True:
+            colour = self._refine(root)
+            unsound = self._unsound(root, colour)
+            if unsound is None:
+                return self._units(root, colour)
+            ids, reason = unsound
+            self.freeze(ids, self.family("fixed", "the structure", reason))
+
+    def _relations(self, root: Ids) -> tuple[Ids, Ids, Ids]:
+        """All relations as (child, parent, key); key -1 for plain membership; each once."""
+        parts = [(c, p, k) for c, p, k in self._keyed] + [(c, p, np.full(len(c), -1)) for c, p in self._members]
+        if not parts:
+            empty = np.zeros(0, np.int64)
+            return empty, empty, empty
+        child, parent, key = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        table = np.unique(np.stack([root[child], root[parent], key], axis=1), axis=0)
+        return table[:, 0], table[:, 1], table[:, 2]
+
+    def _closure(self) -> Ids:
+        left = [a for a, _ in self._unions]
+        right = [b for _, b in self._unions]
+        while True:
+            a = np.concatenate(left) if left else np.zeros(0, np.int64)
+            b = np.concatenate(right) if right else np.zeros(0, np.int64)
+            graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.count, self.count))
+            components = connected_components(graph, directed=False)[1]
+            first = np.full(int(components.max(initial=-1)) + 1, self.count, dtype=np.int64)
+            np.minimum.at(first, components, np.arange(self.count))
+            root: Ids = first[components]
+            pairs = list(self._implied(root))
+            if not pairs:
+                return root
+            left += [p for p, _ in pairs]
+            right += [q for _, q in pairs]
+
+    def _implied(self, root: Ids) -> Iterator[tuple[Ids, Ids]]:
+        """Unions that follow: same parent and slot; same child and slot; same set of children."""
+        child, parent, key = self._relations(root)
+        keyed = key >= 0
+        for by, what in ((parent, child), (child, parent)):
+            order = np.lexsort((what[keyed], key[keyed], by[keyed]))
+            b, k, w = by[keyed][order], key[keyed][order], what[keyed][order]
+            same = (b[1:] == b[:-1]) & (k[1:] == k[:-1]) & (w[1:] != w[:-1])
+            if same.any():
+                yield w[1:][same], w[:-1][same]
+        parents, inverse = np.unique(parent, return_inverse=True)
+        if len(parents):
+            pairs = np.unique(np.stack([inverse, child], axis=1), axis=0)
+            sets = np.zeros(len(parents), np.uint64)
+            np.add.at(sets, pairs[:, 0], mix(pairs[:, 1]))
+            order = np.argsort(sets, kind="stable")
+            same = sets[order][1:] == sets[order][:-1]
+            if same.any():
+                yield parents[order][1:][same], parents[order][:-1][same]
+
+    def _refine(self, root: Ids) -> Colours:
+        """The coarsest colouring in which equal colours mean equal labels and equally coloured relatives."""
+        colour = np.zeros(self.count, np.uint64)
+        origin = np.repeat(np.arange(len(self._origins)), self._origins)
+        pairs = np.unique(np.stack([root, origin], axis=1), axis=0)
+        np.add.at(colour, pairs[:, 0], mix(pairs[:, 1]))
+        for ids, values, family in self._labels:
+            table = np.unique(np.stack([root[ids], values], axis=1), axis=0)
+            np.add.at(colour, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
+        child, parent, key = self._relations(root)
+        classes = len(np.unique(colour[np.unique(root)])) if self.count else 0
+        while True:
+            new = mix(colour)
+            np.add.at(new, child, both(colour[parent], key * 2 + 4))
+            np.add.at(new, parent, both(colour[child], key * 2 + 5))
+            after = len(np.unique(new[np.unique(root)])) if self.count else 0
+            if after == classes:
+                return colour
+            colour, classes = new, after
+
+    def _parents(self, root: Ids, colour: Colours) -> dict[int, dict[int, int]]:
+        """Per element with a movable parent: parent -> slot (-1 for membership)."""
+        heads, counts = np.unique(colour[np.unique(root)], return_counts=True)
+        size = dict(zip(heads.tolist(), counts.tolist(), strict=True))
+        out: dict[int, dict[int, int]] = {}
+        for c, p, k in zip(*(part.tolist() for part in self._relations(root)), strict=True):
+            if size[int(colour[p])] > 1:
+                have = out.setdefault(c, {})
+                have[p] = max(have.get(p, -1), k)
+        return out
+
+    def _unsound(self, root: Ids, colour: Colours) -> tuple[Ids, str] | None:
+        """Elements whose movement two parents would have to decide together, which no unit can express."""
+        parents = self._parents(root, colour)
+        doubtful: set[int] = set()
+        for child, have in parents.items():
+            if len(have) > 1 and not self._chain(have, parents):
+                doubtful.update((child, *have))
+        if not doubtful:
+            return None
+        reason = "its neurons are tied to two independently permutable sets at once"
+        return np.array(sorted(doubtful), dtype=np.int64), reason
+
+    @staticmethod
+    def _chain(have: dict[int, int], parents: dict[int, dict[int, int]]) -> bool:
+        """Whether all parents but the nearest are ancestors of the nearest."""
+        for nearest in have:
+            above: set[int] = set()
+            queue = [nearest]
+            while queue:
+                for p in parents.get(queue.pop(), {}):
+                    if p not in above:
+                        above.add(p)
+                        queue.append(p)
+            if all(p in above for p in have if p != nearest):
+                return True
+        return False
+
+    def _nearest(self, have: dict[int, int], parents: dict[int, dict[int, int]]) -> int:
+        above = {q for p in have for q in parents.get(p, {})}
+        return next(p for p in have if p not in above)
+
+    def _units(self, root: Ids, colour: Colours) -> Solution:
+        parents = self._parents(root, colour)
+        n = self.count
+        unit, member, slot = (np.full(n, -1, np.int64) for _ in range(3))
+        family, value = np.full(n, -1, np.int64), np.zeros(n, np.int64)
+        units: list[Unit] = []
+        heads = np.unique(root)
+        order = heads[np.argsort(colour[heads], kind="stable")]
+        breaks = np.flatnonzero(np.diff(colour[order])) + 1
+        classes = [np.sort(group) for group in np.split(order, breaks)] if len(order) else []
+        classes.sort(key=lambda ids: (_depth(int(ids[0]), parents), int(ids[0])))
+        for ids in classes:
+            first = int(ids[0])
+            if first not in parents:
+                unit[ids], member[ids], slot[ids] = len(units), np.arange(len(ids)), 0
+                units.append(Unit(ids))
+                continue
+            near = [self._nearest(parents[int(i)], parents) for i in ids]
+            keys = np.array([parents[int(i)][p] for i, p in zip(ids, near, strict=True)])
+            holder = np.array(near, dtype=np.int64)
+            if keys[0] >= 0:
+                unit[ids], member[ids] = unit[holder], member[holder]
+                slot[ids] = (keys >> 20) + slot[holder] * (1 << 20)
+                continue
+            cells = np.sort(np.unique(holder))
+            cells = cells[np.argsort(member[cells], kind="stable")]
+            position = {int(c): i for i, c in enumerate(cells)}
+            ranked = np.array(sorted(range(len(ids)), key=lambda i: (position[int(holder[i])], int(ids[i]))))
+            inside = ids[ranked]
+            unit[inside], member[inside], slot[inside] = len(units), np.arange(len(ids)), 0
+            units.append(Unit(inside, int(unit[cells[0]]), len(cells)))
+        priority = {"mark": 0, "kernel": 1, "fixed": 2, "input": 3, "output": 4}
+        best = np.zeros(n, np.int64)
+        for ids, values, index in self._labels:
+            rank = priority[self.families[index].kind]
+            here = root[ids]
+            better = rank > best[here]
+            best[here[better]], family[here[better]], value[here[better]] = rank, index, values[better]
+        self._inherit(root, family, value)
+        fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
+        fixed &= np.array([len(u.ids) for u in units])[unit] == 1 if units else False
+        identity = np.where(fixed, n + family * (1 << 32) + value, root)[root]
+        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], tuple(units))
+
+    def _inherit(self, root: Ids, family: Ids, value: Ids) -> None:
+        """Pieces of fixed elements are fixed for the same cause."""
+        child, parent, _ = self._relations(root)
+        derived: dict[int, int] = {}
+        count: dict[int, int] = {}
+        kinds = [f.kind for f in self.families]
+        for c, p in zip(child.tolist(), parent.tolist(), strict=True):
+            if family[p] < 0 or kinds[family[p]] in ("mark", "kernel"):
+                continue
+            if family[c] >= 0 and kinds[family[c]] != "mark":
+                continue
+            if int(family[p]) not in derived:
+                old = self.families[family[p]]
+                derived[int(family[p])] = self.family(old.kind, f"pieces of {old.where}", old.reason)
+                kinds.append(old.kind)
+            family[c] = derived[int(family[p])]
+            value[c] = count[int(family[c])] = count.get(int(family[c]), -1) + 1
+
+
+def _depth(element: int, parents: dict[int, dict[int, int]]) -> int:
+    return 1 + max(_depth(p, parents) for p in parents[element]) if element in parents else 0

@@ -1,0 +1,124 @@
+"""``trace``: from a module to its Structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from converters.errors import ExampleInputError, UnsupportedOperation
+from converters.structure import Structure
+from converters.trace.assemble import assemble
+from converters.trace.propagate import Rule, propagate
+from converters.trace.recorder import Recording, named_tensors, record, with_free_batch
+from converters.trace.rules import DEFAULT_RULES
+
+__all__ = ["trace"]
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    strict: bool = False,
+    rules: Mapping[str, Rule] | None = None,
+) -> Structure:
+    """Run a network once on one small input and derive its structure.
+
+    The network is put in eval mode and back; nothing of it changes. Every permutation of neurons that provably leaves
+    the function unchanged is found for the operations in the rule table; axes that meet any other operation are kept
+    fixed, with the reason in ``structure.frozen_reasons``.
+
+    Args:
+        model: any module.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments. Inferred if the first layer is
+            Linear or Conv.
+        strict: raise on operations without a rule instead of freezing.
+        rules: replaces the rule table; ``{**DEFAULT_RULES, "my_op": my_rule}`` extends it.
+
+    Raises:
+        ExampleInputError: no input could be inferred, or the network does not run on it.
+        UnsupportedOperation: ``strict=True``; all places at once.
+
+    >>> structure = trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+    >>> [(group.name, group.size) for group in structure.groups if group.permutable]
+    [('0', 8)]
+    """
+    if not isinstance(model, nn.Module):
+        raise ExampleInputError(f"trace takes a torch.nn.Module, got a {type(model).__name__}")
+    args, kwargs = _arguments(model, example_inputs)
+    state, aliases, buffers = named_tensors(model)
+    dtype = _main_dtype(state)
+    first = record(model, args, kwargs, dtype)
+    batch, other = _batch(args, kwargs)
+    second = _second(model, args, kwargs, dtype, batch, other)
+    program = with_free_batch(first, second, batch, other)
+    context = propagate(first, program, DEFAULT_RULES if rules is None else rules)
+    if strict and context.gaps:
+        raise UnsupportedOperation(type(model).__name__, context.gaps)
+    return assemble(type(model).__name__, program, context, aliases, buffers, list(state))
+
+
+def _main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    count: dict[torch.dtype, int] = {}
+    for tensor in state.values():
+        if tensor.is_floating_point():
+            count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
+    return max(count, key=lambda key: count[key]) if count else torch.float32
+
+
+def _arguments(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if example_inputs is None:
+        return (_inferred(model),), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def _inferred(model: nn.Module) -> Tensor:
+    """An input for the first layer that tells its size."""
+    sizes = {nn.Conv1d: (32,), nn.Conv2d: (32, 32), nn.Conv3d: (16, 16, 16)}
+    for module in model.modules():
+        for kind, spatial in sizes.items():
+            if isinstance(module, kind):
+                weight = module.weight
+                return torch.zeros(2, module.in_channels, *spatial, dtype=weight.dtype, device=weight.device)
+        if isinstance(module, nn.Linear):
+            return torch.zeros(2, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
+        if isinstance(module, nn.Embedding):
+            return torch.zeros(2, 8, dtype=torch.long, device=module.weight.device)
+    raise ExampleInputError(
+        f"cannot infer an input for {type(model).__name__}: it has no Linear, Conv or Embedding layer. "
+        "Pass example_inputs: a tensor, a tuple of positional or a dict of keyword arguments."
+    )
+
+
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def _batch(args: Any, kwargs: Any) -> tuple[int, int]:
+    sizes = [tensor.shape[0] for tensor in _tensors(args, kwargs) if tensor.dim()]
+    batch = sizes[0] if sizes else 1
+    return batch, batch + max(batch, 2)
+
+
+def _second(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype, batch: int, other: int) -> Recording | None:
+    """The same network at another batch size, or None where it does not run on one."""
+
+    def resize(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != batch or not batch:
+            return leaf
+        return leaf.repeat(-(-other // batch), *([1] * (leaf.dim() - 1)))[:other]
+
+    if not any(tensor.dim() and tensor.shape[0] == batch for tensor in _tensors(args, kwargs)):
+        return None
+    try:
+        return record(model, pytree.tree_map(resize, args), pytree.tree_map(resize, kwargs), dtype)
+    except ExampleInputError:
+        return None
