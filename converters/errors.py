@@ -42,7 +42,5 @@ class UnsupportedOperation(ConversionError):
         noun = "place has" if len(places) == 1 else "places have"
         lines = [f"cannot convert {network}; {len(places)} {noun} no rule:"]
         lines += [f"  {where}: {why}" for where, why in places]
-        lines.append(
-            "Those axes are kept fixed when strict=False; pass rules={**DEFAULT_RULES, ...} to add a rule."
-        )
+        lines.append("Those axes are kept fixed when strict=False; pass rules={**DEFAULT_RULES, ...} to add a rule.")
         super().__init__("\n".join(lines))

@@ -55,10 +55,7 @@ def execute(
         raise StructureMismatch("this structure was not traced and holds no program; trace the module itself")
     program = structure.program
     tensors = _bind(program, inputs, named_inputs)
-    if program.named_refs:
-        named = {name: weights[name] for name, _ in program.named_refs}
-    else:
-        named = {}
+    named = {name: weights[name] for name, _ in program.named_refs} if program.named_refs else {}
     if not many:
         return _run(program, named, tensors)
     return torch.func.vmap(lambda w: _run(program, w, tensors), randomness="error", chunk_size=chunk_size)(named)
@@ -66,14 +63,17 @@ def execute(
 
 def _bind(program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> list[Tensor]:
     """Find every traced input among the arguments and check its shape."""
-    found, batches = [], set()
+    found: list[Tensor] = []
+    batches: set[int] = set()
     for spec in program.inputs:
         value: Any = inputs if isinstance(spec.path[0], int) else named
         try:
             for step in spec.path:
                 value = value[step]
         except (IndexError, KeyError, TypeError):
-            raise StructureMismatch(f"{spec.where} is missing; the network was traced on {_signature(program)}") from None
+            raise StructureMismatch(
+                f"{spec.where} is missing; the network was traced on {_signature(program)}"
+            ) from None
         if not isinstance(value, Tensor):
             raise StructureMismatch(f"{spec.where} must be a tensor, got a {type(value).__name__}")
         shape = tuple(value.shape)
@@ -81,7 +81,9 @@ def _bind(program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any]) -
             a == b or free for a, b, free in zip(shape, spec.shape, spec.free, strict=True)
         )
         if not fits:
-            raise StructureMismatch(f"{spec.where} has shape {list(shape)}; the network was traced on {_signature(program)}")
+            raise StructureMismatch(
+                f"{spec.where} has shape {list(shape)}; the network was traced on {_signature(program)}"
+            )
         batches.update(a for a, free in zip(shape, spec.free, strict=True) if free)
         found.append(value)
     if len(batches) > 1:
@@ -139,11 +141,11 @@ def _run(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor]) ->
 
     for op, dead in zip(program.ops, _last_uses(program), strict=True):
         results = _call(op, resolve)
-        for index, value in zip(op.outputs, results, strict=True):
-            if index is not None:
-                environment[index] = value
-        for index in dead:
-            environment[index] = None
+        for number, value in zip(op.outputs, results, strict=True):
+            if number is not None:
+                environment[number] = value
+        for spent in dead:
+            environment[spent] = None
     return map_leaves(program.outputs, resolve)
 
 

@@ -16,7 +16,15 @@ from converters.errors import StructureMismatch
 from converters.structure import Block, Structure
 from converters.vocabulary import ACTIVATIONS, EDGE_TYPES, LAYER_ATTRIBUTES, LAYER_KINDS, NODE_SLOTS
 
-__all__ = ["Extras", "NeuronGraph", "NeuronGraphs", "Topology", "kernel_columns", "same_structure", "topology"]
+__all__ = [
+    "Extras",
+    "NeuronGraph",
+    "NeuronGraphs",
+    "Topology",
+    "kernel_columns",
+    "same_structure",
+    "topology",
+]
 
 
 class Extras:
@@ -166,7 +174,9 @@ class NeuronGraph(Data):  # type: ignore[misc]
 
     def __getattr__(self, key: str) -> Any:
         if key in ("x", "edge_attr", "edge_index") and "views" in self.__dict__.get("_store", {}):
-            raise AttributeError(f"this graph holds views of its weights only; call .materialize() before reading {key!r}")
+            raise AttributeError(
+                f"this graph holds views of its weights only; call .materialize() before reading {key!r}"
+            )
         return super().__getattr__(key)
 
     @property

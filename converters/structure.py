@@ -297,7 +297,7 @@ class Structure:
         data = json.loads(text)
         if data.get("schema") != SCHEMA:
             raise ValueError(
-                f"this structure has schema {data.get('schema')!r}, this version reads {SCHEMA}; trace the network again"
+                f"this structure has schema {data.get('schema')!r}, this version reads {SCHEMA}; trace again"
             )
         return cls(
             name=data["name"],
@@ -372,6 +372,10 @@ def _layer(data: dict[str, Any]) -> Layer:
 
 
 def _block(data: dict[str, Any]) -> Block:
-    fixed = {"axes": tuple(data["axes"]), "kernel": tuple(data["kernel"]), "index": tuple((a, i) for a, i in data["index"])}
+    fixed = {
+        "axes": tuple(data["axes"]),
+        "kernel": tuple(data["kernel"]),
+        "index": tuple((a, i) for a, i in data["index"]),
+    }
     ends = {key: _index(data[key]) for key in ("sources", "targets")}
     return Block(**{**data, **fixed, **ends})

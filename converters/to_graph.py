@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from converters.errors import StructureMismatch
+from converters.layout import same_layout
 from converters.neuron_graph import (
     Extras,
     NeuronGraph,
@@ -26,7 +26,16 @@ from converters.weights import checked_weights, stack_size
 
 __all__ = ["collate", "to_graph", "to_graphs"]
 
-SHARED = ("edge_index", "edge_type", "edge_layer", "node_type", "node_layer", "node_group", "node_slot", "node_position")
+SHARED = (
+    "edge_index",
+    "edge_type",
+    "edge_layer",
+    "node_type",
+    "node_layer",
+    "node_group",
+    "node_slot",
+    "node_position",
+)
 
 
 def to_graph(
@@ -84,7 +93,10 @@ def to_graph(
 
 
 def fill(
-    graph: NeuronGraph, weights: Mapping[str, Tensor], structure: Structure, kernel_size: tuple[int, ...] | None
+    graph: NeuronGraph,
+    weights: Mapping[str, Tensor],
+    structure: Structure,
+    kernel_size: tuple[int, ...] | None,
 ) -> NeuronGraph:
     """Write the tensors of one network into ``graph``."""
     kernel = _full_kernel(structure, kernel_size)
@@ -163,7 +175,7 @@ def to_graphs(
         raise StructureMismatch(f"{len(structures)} structures for a stack of {count} networks; give one for each")
     kernel = _full_kernel(first, kernel_size)
     x, edge_attr, extras = features(stacked, first, kernel)
-    batch = cast(NeuronGraphs, NeuronGraphs(_base_cls=NeuronGraph))
+    batch: NeuronGraphs = NeuronGraphs(_base_cls=NeuronGraph)
     device, nodes, edges = x.device, first.num_nodes, first.num_edges
     steps = torch.arange(count + 1)
     shared = _shared(topology(first), device)
@@ -179,7 +191,7 @@ def to_graphs(
     batch.ptr = (steps * nodes).to(device)
     per_edge = ("edge_attr", "edge_index", "edge_type", "edge_layer")
     single = ("structure", "kernel_size", "extras")
-    keys = [key for key in batch.keys() if key not in ("batch", "ptr")]
+    keys = [key for key in batch.to_dict() if key not in ("batch", "ptr")]
     sizes = {key: edges if key in per_edge else 1 if key in single else nodes for key in keys}
     batch._num_graphs = count
     batch._slice_dict = {key: steps * sizes[key] for key in keys}
@@ -204,17 +216,6 @@ def _per_network(structures: Sequence[Structure], device: torch.device) -> dict[
     return {name: stack[which].flatten(0, 1).to(device) for name, stack in stacks.items()}
 
 
-def same_layout(a: Structure, b: Structure) -> bool:
-    """Whether two structures differ in nothing but what their layers compute."""
-    return a is b or _layout(a) == _layout(b)
-
-
-@lru_cache(maxsize=256)
-def _layout(structure: Structure) -> tuple[Any, ...]:
-    layers = tuple((layer.kind, layer.axis, layer.slots) for layer in structure.layers)
-    return layers, structure.blocks, structure.parameters, structure.groups, structure.extras
-
-
 def collate(graphs: Sequence[NeuronGraph]) -> NeuronGraphs:
     """A batch of graphs of any architectures; kernels are padded to the widest, and un-batching undoes it.
 
@@ -229,7 +230,7 @@ def collate(graphs: Sequence[NeuronGraph]) -> NeuronGraphs:
     padded = [(1,) * (rank - len(kernel)) + kernel for kernel in kernels]
     full = tuple(max(sizes) for sizes in zip(*padded, strict=True))
     widened = [_widen(graph, full) for graph in graphs]
-    batch = cast(NeuronGraphs, NeuronGraphs.from_data_list(widened))
+    batch: NeuronGraphs = NeuronGraphs.from_data_list(widened)
     batch._store.__dict__["_kernels"] = kernels
     return batch
 

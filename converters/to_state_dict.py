@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from converters.errors import StructureMismatch
-from converters.neuron_graph import NeuronGraph, NeuronGraphs, StackedExtras, kernel_columns, same_structure
+from converters.layout import same_layout
+from converters.neuron_graph import (
+    Extras,
+    NeuronGraph,
+    NeuronGraphs,
+    StackedExtras,
+    kernel_columns,
+    same_structure,
+)
 from converters.structure import Block, Parameter, Structure
 from converters.vocabulary import NODE_SLOTS
 
@@ -28,32 +36,44 @@ def to_state_dict(graph: NeuronGraph | NeuronGraphs) -> dict[str, Tensor]:
     structure = same_structure(graph)
     if structure is None:
         raise StructureMismatch("this batch holds several architectures; convert each graph = batch[i] by itself")
-    batched = isinstance(graph, Batch)
-    if not batched and not graph.is_materialized:
+    if isinstance(graph, Batch):
+        return _batch_weights(graph, structure)
+    if not graph.is_materialized:
         return dict(graph.views)
-    count = len(graph.structure) if batched else 1
-    kernel = graph.kernel_size[0] if batched else graph.kernel_size
+    extras = {name: tensor.unsqueeze(0) for name, tensor in graph.extras.tensors.items()}
+    return {name: value[0] for name, value in _read(graph, structure, 1, graph.kernel_size, extras).items()}
+
+
+def _batch_weights(graph: NeuronGraphs, structure: Structure) -> dict[str, Tensor]:
+    return _read(graph, structure, len(graph.structure), graph.kernel_size[0], _stacked_extras(graph.extras))
+
+
+def _read(
+    graph: NeuronGraph | NeuronGraphs,
+    structure: Structure,
+    count: int,
+    kernel: tuple[int, ...],
+    extras: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Stacked weights from the tensors of ``count`` graphs."""
     if graph.x.shape[0] != count * structure.num_nodes or graph.edge_attr.shape[0] != count * structure.num_edges:
         raise StructureMismatch(
             f"the graph has {graph.x.shape[0]} nodes and {graph.edge_attr.shape[0]} edges, {count} x {structure.name} "
-            f"have {count * structure.num_nodes} and {count * structure.num_edges}; nodes or edges were added or removed"
+            f"have {count * structure.num_nodes} and {count * structure.num_edges}; some were added or removed"
         )
     x = graph.x.view(count, structure.num_nodes, -1)
     edge_attr = graph.edge_attr.view(count, structure.num_edges, -1)
-    stacked = read_features(x, edge_attr, structure, kernel)
-    stacked.update(_extras(graph.extras, batched))
+    stacked = read_features(x, edge_attr, structure, kernel) | dict(extras)
     for parameter in structure.parameters:
         if parameter.alias_of is not None:
             stacked[parameter.name] = stacked[parameter.alias_of]
-    return {p.name: stacked[p.name] if batched else stacked[p.name][0] for p in structure.parameters}
+    return {p.name: stacked[p.name] for p in structure.parameters}
 
 
-def _extras(extras: object, batched: bool) -> dict[str, Tensor]:
+def _stacked_extras(extras: Sequence[Extras] | StackedExtras) -> dict[str, Tensor]:
     if isinstance(extras, StackedExtras):
         return extras.tensors
-    if not batched:
-        return {name: tensor.unsqueeze(0) for name, tensor in extras.tensors.items()}  # type: ignore[attr-defined]
-    each = [item.tensors for item in extras]  # type: ignore[attr-defined]
+    each = [item.tensors for item in extras]
     return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
 
 
@@ -96,23 +116,32 @@ def _unblock(parameter: Parameter, block: Block, values: Tensor) -> Tensor:
     return values.reshape(-1, *permuted).permute(0, *(axis + 1 for axis in back)).contiguous()
 
 
-def stacked_weights(source: NeuronGraph | NeuronGraphs | Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+def stacked_weights(
+    source: NeuronGraph | NeuronGraphs | Mapping[str, Tensor], structure: Structure
+) -> dict[str, Tensor]:
     """Weights of any kind as ``{name: [B, *shape]}``: a graph, a batch, a state_dict or a stack of them.
 
     Raises:
         StructureMismatch: the source is of another structure.
     """
     if isinstance(source, (NeuronGraph, Batch)):
-        own = same_structure(source)
-        weights = to_state_dict(source)
-        if own != structure and [(p.name, p.shape) for p in own.parameters] != [
-            (p.name, p.shape) for p in structure.parameters
-        ]:
-            raise StructureMismatch(f"the graph is of {own.name} ({own!r}), not of {structure!r}")
-        return weights if isinstance(source, Batch) else {name: value.unsqueeze(0) for name, value in weights.items()}
+        return _graph_weights(source, structure)
     missing = [p.name for p in structure.parameters if p.name not in source]
     if missing:
         raise StructureMismatch(f"weights of {structure.name} lack {', '.join(missing)}")
+    if not structure.parameters:
+        return {}
     first = structure.parameters[0]
     single = source[first.name].dim() == len(first.shape)
     return {p.name: source[p.name].unsqueeze(0) if single else source[p.name] for p in structure.parameters}
+
+
+def _graph_weights(graph: NeuronGraph | NeuronGraphs, structure: Structure) -> dict[str, Tensor]:
+    """Stacked weights of a graph or a batch; its networks may differ from ``structure`` in activation only."""
+    each = graph.structure if isinstance(graph, Batch) else [graph.structure]
+    for own in dict.fromkeys(each):
+        if own != structure and not same_layout(own, structure):
+            raise StructureMismatch(f"the graph is of {own!r}, not of {structure!r}")
+    if not isinstance(graph, Batch):
+        return {name: value.unsqueeze(0) for name, value in to_state_dict(graph).items()}
+    return _batch_weights(graph, structure)

@@ -81,7 +81,9 @@ class WeightSpaceFeatures(Mapping[str, Tensor]):
             StructureMismatch: there is more than one channel.
         """
         if self.channels != 1:
-            raise StructureMismatch(f"weights have one channel, these features have {self.channels}; project them first")
+            raise StructureMismatch(
+                f"weights have one channel, these features have {self.channels}; project them first"
+            )
         return {name: tensor.squeeze(-1) for name, tensor in self.items()}
 
 
@@ -93,7 +95,9 @@ pytree.register_pytree_node(
 )
 
 
-def weight_space(source: Source | Sequence[Source], structure: Structure, *, buffers: bool = False) -> WeightSpaceFeatures:
+def weight_space(
+    source: Source | Sequence[Source], structure: Structure, *, buffers: bool = False
+) -> WeightSpaceFeatures:
     """The weights of B networks as dense features; parameters only, running statistics too with ``buffers=True``.
 
     Args:

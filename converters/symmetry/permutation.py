@@ -10,10 +10,10 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from converters.errors import StructureMismatch
-from converters.neuron_graph import NeuronGraph, NeuronGraphs, same_structure
+from converters.neuron_graph import NeuronGraph, StackedExtras
 from converters.structure import Axis, Structure
-from converters.to_graph import to_graph, to_graphs
-from converters.to_state_dict import to_state_dict
+from converters.to_graph import features, to_graph
+from converters.to_state_dict import stacked_weights, to_state_dict
 from converters.weight_space import WeightSpaceFeatures
 
 __all__ = ["Permutation", "draw_order", "permute", "relabelling", "sample_permutation"]
@@ -146,44 +146,15 @@ def permute(source: Any, permutation: Permutation) -> Any:
 
 def _permute_graph(graph: NeuronGraph, permutation: Permutation) -> Any:
     structure = permutation.structure
-    own = same_structure(graph)
-    if own is not None and own != structure:
-        raise StructureMismatch(f"the graph is of {own!r}, the permutation of {structure!r}")
-    if own is not None:
-        permuted = permute(to_state_dict(graph), permutation)
-        if not isinstance(graph, Batch):
-            return to_graph(permuted, structure=structure, kernel_size=graph.kernel_size)
-        out = to_graphs(permuted, own, kernel_size=graph.kernel_size[0])
-        return _carry_over(graph, out)
-    return _permute_columns(cast(NeuronGraphs, graph), permutation)
-
-
-def _permute_columns(batch: NeuronGraphs, permutation: Permutation) -> NeuronGraphs:
-    """Batches whose networks differ in activation only: the weights move, the rest stays."""
-    from converters.to_graph import features, same_layout
-    from converters.to_state_dict import read_features
-
-    structure = permutation.structure
-    for other in dict.fromkeys(batch.structure):
-        if not same_layout(other, structure):
-            raise StructureMismatch("this batch holds several architectures; permute each graph by itself")
-    count = len(batch.structure)
-    x = batch.x.view(count, structure.num_nodes, -1)
-    edge_attr = batch.edge_attr.view(count, structure.num_edges, -1)
-    kernel = batch.kernel_size[0]
-    weights = permute(read_features(x, edge_attr, structure, kernel), permutation)
-    extras = getattr(batch.extras, "tensors", {})
-    new_x, new_edges, _ = features({**extras, **weights}, structure, kernel)
-    out = batch.clone()
-    out.x, out.edge_attr = new_x.view_as(batch.x), new_edges.view_as(batch.edge_attr)
-    return cast(NeuronGraphs, out)
-
-
-def _carry_over(graph: Any, out: NeuronGraphs) -> NeuronGraphs:
-    """Targets and other attributes a user put on the batch."""
-    for key in graph.keys():
-        if key not in out:
-            out[key] = graph[key]
+    if not isinstance(graph, Batch):
+        if graph.structure != structure:
+            raise StructureMismatch(f"the graph is of {graph.structure!r}, the permutation of {structure!r}")
+        return to_graph(permute(to_state_dict(graph), permutation), structure=structure, kernel_size=graph.kernel_size)
+    weights = permute(stacked_weights(graph, structure), permutation)
+    x, edge_attr, extras = features(weights, structure, graph.kernel_size[0])
+    out = graph.clone()
+    out.x, out.edge_attr = x.view_as(graph.x), edge_attr.view_as(graph.edge_attr)
+    out.extras = StackedExtras(extras, len(graph.structure))
     return out
 
 
@@ -194,5 +165,3 @@ def relabelling(structure: Structure, permutation: Permutation) -> Tensor:
         index = permutation.index(layer.axis, 0)
         parts.append((torch.arange(layer.size) if index is None else index) + offset)
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
-
-

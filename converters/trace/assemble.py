@@ -28,7 +28,7 @@ class _Groups:
         self._members: dict[int, dict[int, int]] = {}
 
     def axis(self, ids: Ids, name: str, role: str = "hidden") -> Axis:
-        """The axis whose positions are these elements (-1: none); ``role`` is that of a single neuron met first here."""
+        """The axis whose positions are these elements (-1: none); ``role`` of a single neuron met first here."""
         n = len(ids)
         group, member, slot = np.full(n, -1, np.int64), np.arange(n, dtype=np.int64), np.zeros(n, np.int64)
         known = np.flatnonzero(ids >= 0)

@@ -11,8 +11,8 @@ from converters.program import Op
 __all__ = ["ACTIVATION_OF", "EDGE_OF", "KIND_OF", "VIEWS", "attributes_of", "pair", "signature"]
 
 VIEWS = frozenset(
-    "view _unsafe_view reshape _reshape_alias unsqueeze squeeze expand clone alias _to_copy contiguous detach t transpose "
-    "permute lift_fresh lift_fresh_copy slice".split()
+    "view _unsafe_view reshape _reshape_alias unsqueeze squeeze expand clone alias _to_copy contiguous detach t "
+    "transpose permute lift_fresh lift_fresh_copy slice".split()
 )
 """Operations that only rearrange; where the neurons stay as they are they make no layer."""
 
@@ -117,6 +117,9 @@ EDGE_OF: dict[str, str] = {
 }
 
 
+BINARY = frozenset(("add", "sub", "mul", "div", "max", "min"))
+
+
 def pair(value: Any, rank: int) -> tuple[float, ...]:
     """A number or sequence as ``rank`` numbers."""
     if isinstance(value, (tuple, list)):
@@ -158,10 +161,6 @@ def attributes_of(op: Op, kind: str) -> dict[str, float]:
         out["signature"] = signature(kind, args[6:])
     elif kind in ("adaptive_avg_pool", "adaptive_max_pool"):
         spread("size", 1, 1)
-    elif kind in ("add", "sub", "mul", "div", "max", "min") and not _numbers(args) and not kwargs:
-        return out
-    elif kind == "flatten":
-        return out
-    else:
+    elif kind != "flatten" and (kind not in BINARY or _numbers(args) or kwargs):
         out["signature"] = signature(op.target, _numbers(args), tuple(kwargs.items()))
     return out

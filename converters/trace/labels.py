@@ -31,8 +31,8 @@ class Labels:
     """What is known of a tensor's axes.
 
     An axis is in at most one bundle; or ``blank``: the same value at all its positions; or else uniform: its positions
-    are told apart by where they are. ``source`` is "input" for values computed from inputs without parameters, "constant" for
-    those that depend on neither, and "" for all others.
+    are told apart by where they are. ``source`` is "input" for values computed from inputs without parameters,
+    "constant" for those that depend on neither, and "" for all others.
     """
 
     bundles: tuple[Bundle, ...] = ()

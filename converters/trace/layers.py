@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from converters.program import Op, Program, Ref, map_leaves
 from converters.structure import IndexArray
-from converters.trace.context import Context
 from converters.trace.activations import step
+from converters.trace.context import Context
 from converters.trace.kinds import ACTIVATION_OF, EDGE_OF, KIND_OF, VIEWS, attributes_of, pair, signature
 from converters.trace.labels import Ids, Labels
 from converters.trace.matching import flat_ids, match
@@ -61,7 +61,8 @@ class LayerBuilder:
         self.layer_of: dict[int, int] = {}
         self.path: dict[int, tuple[Any, ...]] = {}
         self.made: dict[tuple[int, int], int] = {}
-        self.names = {index: name for name, index in program.named_refs}
+        self.index_of = dict(program.named_refs)
+        self.dtype = _main_dtype(program, context)
         self.origin: dict[int, tuple[str, ...]] = {index: (name,) for name, index in program.named_refs}
         self.dynamic: set[int] = set(program.input_refs)
         self.uses: dict[int, int] = {}
@@ -170,7 +171,9 @@ class LayerBuilder:
             else:
                 return
         sources, targets = IndexArray.of(pairs[:, 0]), IndexArray.of(pairs[:, 1])
-        self.blocks.append(DraftBlock(source, target, "diagonal", edge_type, len(pairs), 1, sources=sources, targets=targets))
+        self.blocks.append(
+            DraftBlock(source, target, "diagonal", edge_type, len(pairs), 1, sources=sources, targets=targets)
+        )
 
     def _matching(self, a: Ids, b: Ids) -> Ids:
         return match(self._root(a), self._root(b), *self._relations())
@@ -187,7 +190,7 @@ class LayerBuilder:
         return out
 
     def _equal(self, a: Ids, b: Ids) -> bool:
-        return len(a) == len(b) and np.array_equal(self._root(a.ravel()), self._root(b.ravel()))
+        return len(a) == len(b) and bool(np.array_equal(self._root(a.ravel()), self._root(b.ravel())))
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -197,10 +200,10 @@ class LayerBuilder:
         if len(names) != 1 or slot in self.layers[layer].slots or names[0] in self.placed:
             return False
         name = names[0]
-        size = int(np.prod(self.context.recording.shapes[dict(self.program.named_refs)[name]]))
+        size = int(np.prod(self.context.recording.shapes[self.index_of[name]]))
         if size != len(self.layers[layer].ids) or not self._is_float(name):
             return False
-        flat = flat_ids(self.context.labels[dict(self.program.named_refs)[name]], sole=True)
+        flat = flat_ids(self.context.labels[self.index_of[name]], sole=True)
         if flat is None or not self._equal(flat, self.layers[layer].ids):
             return False
         self.layers[layer].slots[slot] = name
@@ -208,24 +211,11 @@ class LayerBuilder:
         return True
 
     def _is_float(self, name: str) -> bool:
-        dtype = self.context.recording.dtypes[dict(self.program.named_refs)[name]]
-        return dtype == self.dtype
+        return self.context.recording.dtypes[self.index_of[name]] == self.dtype
 
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the graph's columns: that of most parameter elements."""
-        if not hasattr(self, "_dtype"):
-            count: dict[Any, int] = {}
-            for _, index in self.program.named_refs:
-                dtype = self.context.recording.dtypes[index]
-                if dtype.is_floating_point:
-                    count[dtype] = count.get(dtype, 0) + int(np.prod(self.context.recording.shapes[index]))
-            import torch
-
-            self._dtype = max(count, key=lambda key: count[key]) if count else torch.float32
-        return self._dtype
-
-    def weight_block(self, source: int, target: int, weight: int, ends: tuple[Ids, Ids], edge_type: str, groups: int) -> None:
+    def weight_block(
+        self, source: int, target: int, weight: int, ends: tuple[Ids, Ids], edge_type: str, groups: int
+    ) -> None:
         """The dense (or block-diagonal) edges of a weight, its axes found by the neurons that lie on them."""
         rows, cols = len(self.layers[target].ids), len(self.layers[source].ids)
         candidates = [name for name in self.origin.get(weight, ()) if name not in self.placed and self._is_float(name)]
@@ -233,7 +223,7 @@ class LayerBuilder:
             axes = self._axes(name, *ends)
             if axes is None:
                 continue
-            shape = self.context.recording.shapes[dict(self.program.named_refs)[name]]
+            shape = self.context.recording.shapes[self.index_of[name]]
             rest = tuple(a for a in range(len(shape)) if a not in axes)
             if shape[axes[0]] != rows or shape[axes[1]] * groups != cols or (groups > 1 and axes != (0, 1)):
                 continue
@@ -259,7 +249,7 @@ class LayerBuilder:
 
     def _axes(self, name: str, target: Ids, source: Ids) -> tuple[int, int] | None:
         """Which axes of a parameter are the target's and the source's neurons."""
-        labels = self.context.labels[dict(self.program.named_refs)[name]]
+        labels = self.context.labels[self.index_of[name]]
         own = [labels.bundle_at(axis) for axis in range(len(labels.shape))]
         for equal in (lambda a, b: np.array_equal(a, b), self._equal):
             to = [a for a, bundle in enumerate(own) if bundle is not None and equal(bundle.ids, target)]
@@ -339,11 +329,18 @@ class LayerBuilder:
         kind = KIND_OF[op.name]
         flat = flat_ids(labels)
         target_ids = flat if flat is not None else np.full(1, -1, np.int64)
-        previous = self.source_of(x, target_ids, 1) if x not in self.layer_of and flat is not None else self.layer_of.get(x)
+        previous = (
+            self.source_of(x, target_ids, 1) if x not in self.layer_of and flat is not None else self.layer_of.get(x)
+        )
         target = self.add_layer(kind, target_ids, out)
         if previous is not None:
             self.join(previous, target, "norm")
-        positions = {"batch_norm": (1, 2, 3, 4), "layer_norm": (2, 3), "group_norm": (1, 2), "rms_norm": (2,)}[kind]
+        positions = {
+            "batch_norm": (1, 2, 3, 4),
+            "layer_norm": (2, 3),
+            "group_norm": (1, 2),
+            "rms_norm": (2,),
+        }[kind]
         for slot, position in zip(("scale", "bias", "running_mean", "running_var"), positions, strict=False):
             if position < len(op.args) and isinstance(op.args[position], Ref):
                 self.node_parameter(target, slot, op.args[position].index)
@@ -361,13 +358,17 @@ class LayerBuilder:
         if x not in self.layer_of and not self.context.labels[out].bundles:
             return False
         others = [i for i in op.refs() if i != x]
-        if not others and op.refs().count(x) == 1 and (op.name in ACTIVATION_OF or op.name in ("add", "sub", "mul", "div", "pow", "rsub")):
+        if (
+            not others
+            and op.refs().count(x) == 1
+            and (op.name in ACTIVATION_OF or op.name in ("add", "sub", "mul", "div", "pow", "rsub"))
+        ):
             layer = self._tip(x, out, "activation")
             if layer is None:
                 return False
             self.layers[layer].activations.append(step(op))
             return True
-        parameters = [i for i in others if i in self.origin and self.origin[i]]
+        parameters = [i for i in others if self.origin.get(i)]
         if len(parameters) == 1 and len(others) == 1 and op.name in ("add", "mul", "_prelu_kernel"):
             slot = {"add": "bias", "mul": "scale", "_prelu_kernel": "slope"}[op.name]
             kind = {"add": "bias", "mul": "scale", "_prelu_kernel": "prelu"}[op.name]
@@ -376,10 +377,14 @@ class LayerBuilder:
                 return False
             current = self.layer_of.get(x)
             open_bias = current is not None and op.name == "add" and not self.layers[current].activations
-            if open_bias and current is not None and self._sole(x) and self.layers[current].kind in ("linear", "convolution"):
-                if self.node_parameter(current, slot, parameters[0]):
-                    self.layer_of[out] = current
-                    return True
+            if (
+                open_bias
+                and current is not None
+                and self._sole(x)
+                and self.layers[current].kind in ("linear", "convolution")
+            ) and self.node_parameter(current, slot, parameters[0]):
+                self.layer_of[out] = current
+                return True
             source = self.source_of(x, flat, self._axis_of(out))
             target = self.add_layer(kind, flat, out)
             self.join(source, target, "identity")
@@ -451,3 +456,13 @@ class LayerBuilder:
                 return start
             start += self.context.shape(ref)[axis]
         return None
+
+
+def _main_dtype(program: Program, context: Context) -> torch.dtype:
+    """The dtype of the graph's columns: that of most elements of the state_dict."""
+    count: dict[torch.dtype, int] = {}
+    for _, index in program.named_refs:
+        dtype, shape = context.recording.dtypes[index], context.recording.shapes[index]
+        if dtype.is_floating_point:
+            count[dtype] = count.get(dtype, 0) + int(np.prod(shape))
+    return max(count, key=lambda key: count[key]) if count else torch.float32

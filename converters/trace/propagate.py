@@ -53,7 +53,9 @@ def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule])
         else:
             out = rule(context)
         for index, labels in zip((i for i in op.outputs if i is not None), out, strict=False):
-            context.labels[index] = labels if labels.shape == recording.shapes[index] else _fitted(recording, index, labels)
+            context.labels[index] = (
+                labels if labels.shape == recording.shapes[index] else _fitted(recording, index, labels)
+            )
             if index in recording.values:
                 context.labels[index] = _constant(recording.values[index])
             family = solver.family("fixed", context.where, "one of its neurons occurs twice on an axis")

@@ -20,7 +20,17 @@ from converters.program import Constant, Input, Op, Program, Ref, Size, Symbol, 
 __all__ = ["Recording", "named_tensors", "record", "with_free_batch"]
 
 MAX_CONSTANT = 2**22
-RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "normal", "uniform", "dropout", "native_dropout"}
+RANDOM = {
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "bernoulli",
+    "normal",
+    "uniform",
+    "dropout",
+    "native_dropout",
+}
 
 
 @dataclass
@@ -44,11 +54,11 @@ class Recording:
         return len(self.shapes) - 1
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation below autograd and functionalisation, hence never an in-place one."""
 
     def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording, self.dtype, self.scope = recording, dtype, scope
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
@@ -66,8 +76,8 @@ class _Recorder(TorchDispatchMode):
         index = self.register(tensor)
         if tensor.numel() * tensor.element_size() > MAX_CONSTANT:
             raise ExampleInputError(
-                f"a tensor of shape {list(tensor.shape)} is used in {self.scope[-1] or 'forward'} but is neither an input, "
-                "a parameter nor a buffer; register it with register_buffer, or pass it as an input"
+                f"a tensor of shape {list(tensor.shape)} is used in {self.scope[-1] or 'forward'} but is neither an "
+                "input, a parameter nor a buffer; register it with register_buffer, or pass it as an input"
             )
         self.recording.constants[index] = tensor.detach().clone()
         return index
@@ -75,10 +85,9 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func.namespace not in ("aten", "prims") or func is torch.ops.aten.detach.default:
-            if func is torch.ops.aten.detach.default and isinstance(out, Tensor):
-                self.known[id(out)] = (weakref.ref(out), self.find(args[0]))
-                return out
+        if func is torch.ops.aten.detach.default:
+            self.known[id(out)] = (weakref.ref(out), self.find(args[0]))
+            return out
         encoded = map_leaves(args, self._encode)
         named = tuple((key, map_leaves(value, self._encode)) for key, value in kwargs.items())
         results = out if isinstance(out, (tuple, list)) else (out,)
@@ -174,9 +183,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     positions = []
     for path, leaf in leaves:
         if isinstance(leaf, Tensor):
-            keys = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path[1:])
-            first = int(keys[0]) if path[0].idx == 0 else keys[0]
-            recording.inputs.append(((first, *keys[1:]), recorder.register(leaf)))
+            recording.inputs.append((_place(path), recorder.register(leaf)))
             inputs.append(leaf)
         positions.append(isinstance(leaf, Tensor))
 
@@ -200,10 +207,18 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
             raise ExampleInputError(
                 f"{type(model).__name__} does not run on the example inputs "
                 f"({', '.join(str(list(t.shape)) for t in inputs)}), in {scope[-1] or 'its forward'}: {error}\n"
-                "Pass example_inputs that model(*example_inputs) accepts: a tensor, a tuple, or a dict of keyword arguments."
+                "Pass example_inputs that the network accepts: a tensor, a tuple, or a dict of keyword arguments."
             ) from error
-    recording.outputs = map_leaves(shape[-1], lambda leaf: Ref(recorder.find(results[leaf])) if leaf is not None else None)
+    recording.outputs = map_leaves(
+        shape[-1], lambda leaf: Ref(recorder.find(results[leaf])) if leaf is not None else None
+    )
     return recording
+
+
+def _place(path: Any) -> tuple[int | str, ...]:
+    """Where a tensor stands in the call: argument number or keyword, then the way inside it."""
+    keys: list[Any] = [getattr(step, "key", getattr(step, "idx", None)) for step in path]
+    return tuple(int(k) if i == 0 and keys[0] == 0 else k for i, k in enumerate(keys[1:]))
 
 
 def _plain(out: Any) -> Any:

@@ -44,7 +44,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Solution:
-    """Per element: ``unit``, ``member``, ``slot``; for fixed ones ``family``, ``value``; ``identity`` is equal for equals."""
+    """Per element: ``unit``, ``member``, ``slot``; if fixed ``family``, ``value``; ``identity`` is equal for equals."""
 
     identity: Ids
     unit: Ids
@@ -119,7 +119,11 @@ class Solver:
 
     def keyed(self, ids: Ids, parents: Ids, slots: Ids) -> None:
         """Each element is the piece ``slots`` of its parent."""
-        triple = (ids.ravel(), np.broadcast_to(parents, ids.shape).ravel(), np.broadcast_to(slots, ids.shape).ravel())
+        triple = (
+            ids.ravel(),
+            np.broadcast_to(parents, ids.shape).ravel(),
+            np.broadcast_to(slots, ids.shape).ravel(),
+        )
         self._keyed.append(triple)
         for child, parent, slot in zip(*(part.tolist() for part in triple), strict=True):
             self._parent_of.setdefault(child, (parent, slot))

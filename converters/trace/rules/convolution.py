@@ -16,7 +16,9 @@ def convolution(context: Context) -> list[Labels]:
     transposed, groups = context.arg(6), context.arg(8)
     rank = len(context.shape(x))
     image = context.project(context.of(x), range(2, rank), "fixed", SPATIAL)
-    kernel = context.project(context.of(weight), range(2, rank), "kernel", "its kernel positions are not interchangeable")
+    kernel = context.project(
+        context.of(weight), range(2, rank), "kernel", "its kernel positions are not interchangeable"
+    )
     if groups > 1:
         kernel = context.project(kernel, [1], "kernel", "it lists the inputs of one group")
     channels, shape = context.shape(x)[1], context.out_shape

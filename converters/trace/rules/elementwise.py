@@ -11,7 +11,9 @@ from converters.trace.labels import Labels
 __all__ = ["BLANK_OPS", "RULES", "aligned", "blank", "elementwise"]
 
 
-def aligned(context: Context, refs: Sequence[Ref], shape: tuple[int, ...]) -> tuple[list[Operand], list[str], dict[str, int]]:
+def aligned(
+    context: Context, refs: Sequence[Ref], shape: tuple[int, ...]
+) -> tuple[list[Operand], list[str], dict[str, int]]:
     """Operands broadcast to ``shape``, with letters counted from the last axis."""
     rank = len(shape)
     letters = [str(axis) for axis in range(rank)]
@@ -53,10 +55,11 @@ def arange(context: Context) -> list[Labels]:
 
 
 UNARY = (
-    "relu gelu silu tanh sigmoid sin cos tan asin acos atan sinh cosh asinh acosh atanh elu leaky_relu softplus hardtanh "
-    "hardswish hardsigmoid mish exp exp2 expm1 log log2 log10 log1p abs neg sqrt rsqrt reciprocal square sign sgn floor "
-    "ceil round trunc frac erf erfc erfinv clamp clamp_min clamp_max log_sigmoid_forward logit nan_to_num relu6 selu celu "
-    "softshrink hardshrink threshold isnan isinf isfinite logical_not bitwise_not sinc lgamma digamma special_erfcx hardtanh"
+    "relu gelu silu tanh sigmoid sin cos tan asin acos atan sinh cosh asinh acosh atanh elu leaky_relu softplus "
+    "hardtanh hardswish hardsigmoid mish exp exp2 expm1 log log2 log10 log1p abs neg sqrt rsqrt reciprocal square sign sgn "
+    "floor ceil round trunc frac erf erfc erfinv clamp clamp_min clamp_max log_sigmoid_forward logit nan_to_num relu6 selu "
+    "celu softshrink hardshrink threshold isnan isinf isfinite logical_not bitwise_not sinc lgamma digamma "
+    "special_erfcx"
 ).split()
 BINARY = (
     "add sub rsub mul div pow remainder fmod floor_divide maximum minimum fmax fmin atan2 eq ne lt le gt ge where "
@@ -65,8 +68,8 @@ BINARY = (
 ).split()
 COPIES = "clone alias _to_copy lift_fresh lift_fresh_copy contiguous detach _conj positive view_copy".split()
 BLANK_OPS = (
-    "zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty scalar_tensor "
-    "empty_strided new_empty_strided"
+    "zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty "
+    "scalar_tensor empty_strided new_empty_strided"
 ).split()
 
 RULES = {

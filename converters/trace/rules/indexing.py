@@ -14,7 +14,9 @@ from converters.trace.rules.convolution import SPATIAL
 __all__ = ["RULES"]
 
 
-def _taken(context: Context, labels: Labels, axis: int, where: slice | np.ndarray | int, shape: tuple[int, ...]) -> Labels:
+def _taken(
+    context: Context, labels: Labels, axis: int, where: slice | np.ndarray | int, shape: tuple[int, ...]
+) -> Labels:
     """Positions ``where`` of one axis; a proper part of a bundle is a set that is kept."""
     bundle = labels.bundle_at(axis)
     rank = len(labels.shape)
@@ -71,7 +73,9 @@ def unbind(context: Context) -> list[Labels]:
     """One tensor per position of an axis."""
     labels = context.of(context.tensors()[0])
     axis = context.arg(1, "dim", 0) % len(labels.shape)
-    return [_taken(context, labels, axis, i, context.shape(o)) for i, o in enumerate(context.op.outputs) if o is not None]
+    return [
+        _taken(context, labels, axis, i, context.shape(o)) for i, o in enumerate(context.op.outputs) if o is not None
+    ]
 
 
 def flip(context: Context) -> list[Labels]:
@@ -130,7 +134,7 @@ def _joined(
         found = [None] * len(labels)
     sizes = {x: shape[a] for a, x in enumerate(letters) if a != axis}
     rest = context.combine([Operand(p, names, r.index) for p, r in zip(alone, refs, strict=True)], others, sizes)
-    rest = rest.move({i: a for i, a in enumerate(b for b in range(len(shape)) if b != axis)}, shape)
+    rest = rest.move(dict(enumerate(b for b in range(len(shape)) if b != axis)), shape)
     source = joint_source(piece.source for piece in labels)
     if not any(bundle is not None for bundle in found):
         return Labels(rest.bundles, rest.blank, source, shape)

@@ -82,7 +82,9 @@ def reduction(context: Context) -> list[Labels]:
     rank = len(labels.shape)
     dims = _dims(context, rank)
     out = context.reduce(labels, dims, keepdim=len(context.out_shape) == rank and rank > 0)
-    positions = len(context.op.outputs) > 1 and context.op.name in ("max", "min") and context.op.outputs[1] in context.used
+    positions = (
+        len(context.op.outputs) > 1 and context.op.name in ("max", "min") and context.op.outputs[1] in context.used
+    )
     if context.op.name in INDEXING or positions:
         context.freeze(labels, f"{context.op.name} returns positions along it", dims)
     return [out] * len(context.op.outputs)
@@ -102,7 +104,8 @@ def _dims(context: Context, rank: int) -> list[int]:
 
 INDEXING = {"argmax", "argmin", "sort", "topk", "kthvalue", "median", "mode"}
 REDUCTIONS = (
-    "sum mean prod amax amin max min var std var_mean std_mean logsumexp linalg_vector_norm norm any all nansum argmax argmin"
+    "sum mean prod amax amin max min var std var_mean std_mean logsumexp linalg_vector_norm norm any all nansum "
+    "argmax argmin"
 ).split()
 
 RULES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def _simplified(context: Context, axes: tuple[int, ...], ids: Ids) -> Bundle:
     moving = [i for i in range(ids.ndim) if i not in uniform]
     if not uniform or not moving or any((slots != slots.take([0], axis=i)).any() for i in moving):
         return Bundle(axes, ids)
-    reduced = parents
+    reduced: Any = parents
     for i in reversed(uniform):
         reduced = reduced.take(0, axis=i)
     if len(np.unique(reduced)) != reduced.size:
