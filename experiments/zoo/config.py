@@ -1,0 +1,155 @@
+"""A zoo's configuration: checked in full before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.data import LOADERS
+from experiments.zoo.errors import ZooConfigError
+from experiments.zoo.nets import ACTIVATION_MODULES
+
+__all__ = ["EXECUTOR_NAMES", "GENERATOR_VERSION", "INITIALISATIONS", "OPTIMISERS", "RANGE_KEYS", "ZooConfig"]
+
+GENERATOR_VERSION = 1
+"""Raised when a change of the code changes the networks, so that cached zoos are not taken for new ones."""
+
+OPTIMISERS = ("sgd", "momentum", "adam")
+INITIALISATIONS = ("independent", "shared")
+EXECUTOR_NAMES = ("in_process", "processes", "ray")
+RANGE_KEYS = (
+    "optimiser",
+    "learning_rate",
+    "weight_decay",
+    "initial_scale",
+    "dropout",
+    "label_noise",
+    "train_fraction",
+    "steps",
+)
+PROPERTY_DEFAULTS: dict[str, float] = {
+    "weight_noise": 0.3,
+    "weight_noise_draws": 8,
+    "input_noise": 0.5,
+    "input_noise_draws": 4,
+}
+EXECUTION_KEYS = ("executor", "workers", "root")
+
+
+@dataclass(frozen=True)
+class ZooConfig:
+    """What to generate. Made by `ZooConfig.parse` from a mapping or a composed hydra config.
+
+    Args:
+        name: the zoo's name; its folder is called after it.
+        size: the number of networks to train.
+        data: the data set, see `experiments.data.load_images`.
+        architecture: the architectures, see `experiments.zoo.nets.architectures_of`.
+        ranges: one distribution per hyper-parameter, see `experiments.zoo.sampling.draw`.
+        seed: decides everything that is random; the result does not depend on the executor.
+        initialisation: ``independent`` draws every network's own start, ``shared`` gives all one start.
+        batch_size: images in a training step.
+        stack_size: networks trained at once; a stack is the unit of progress.
+        splits: shares of ``train``, ``val`` and ``test`` networks.
+        properties: strengths and numbers of draws of the noise that measures robustness. ``weight_noise``
+            is relative to each tensor's root mean square, ``input_noise`` to the images' deviation.
+        executor: ``in_process``, ``processes`` or ``ray``.
+        workers: how many processes; all cores if None.
+        root: the folder that holds generated zoos.
+    """
+
+    name: str
+    size: int
+    data: dict[str, Any]
+    architecture: dict[str, Any]
+    ranges: dict[str, Any]
+    seed: int = 0
+    initialisation: str = "independent"
+    batch_size: int = 32
+    stack_size: int = 100
+    splits: dict[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15})
+    properties: dict[str, float] = field(default_factory=lambda: dict(PROPERTY_DEFAULTS))
+    executor: str = "processes"
+    workers: int | None = None
+    root: str = "data/zoos"
+
+    @classmethod
+    def parse(cls, config: ZooConfig | DictConfig | Mapping[str, Any]) -> ZooConfig:
+        """Checks a configuration and fills in the defaults.
+
+        Raises:
+            ZooConfigError: keys are missing, unknown or out of range; the message lists all of them.
+        """
+        if isinstance(config, ZooConfig):
+            return config
+        plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+        values = {str(key): value for key, value in cast(Mapping[str, Any], plain).items()}
+        names = [entry.name for entry in fields(cls)]
+        faults = [f"{key}: unknown; known are {', '.join(names)}" for key in values if key not in names]
+        faults += [f"{key}: missing" for key in names[:5] if key not in values]
+        if not faults:
+            values["properties"] = {**PROPERTY_DEFAULTS, **values.get("properties", {})}
+            faults = _faults(parsed := cls(**values))
+            if not faults:
+                return parsed
+        raise ZooConfigError(
+            "\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults])
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that decides the result, as plain values (execution settings left out)."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of `to_dict` and of the generator's version: equal fingerprints mean equal zoos."""
+        text = json.dumps({"generator": GENERATOR_VERSION, **self.to_dict()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def folder_name(self) -> str:
+        """The name of the zoo's folder under `root`."""
+        return f"{self.name}-{self.fingerprint[:12]}"
+
+
+def _faults(config: ZooConfig) -> list[str]:
+    from experiments.zoo.sampling import range_faults
+
+    def among(key: str, value: Any, known: tuple[str, ...]) -> list[str]:
+        return [] if value in known else [f"{key}: {value!r} is not one of {', '.join(known)}"]
+
+    faults = [
+        f"{key}: {getattr(config, key)!r} is not a positive integer"
+        for key in ("size", "batch_size", "stack_size")
+        if not isinstance(getattr(config, key), int) or getattr(config, key) < 1
+    ]
+    faults += among("initialisation", config.initialisation, INITIALISATIONS)
+    faults += among("executor", config.executor, EXECUTOR_NAMES)
+    faults += among("data.name", config.data.get("name"), tuple(LOADERS))
+    faults += among("architecture.family", config.architecture.get("family"), ("mlp",))
+    missing = [key for key in ("hidden", "activation") if key not in config.architecture]
+    faults += [f"architecture.{key}: missing" for key in missing]
+    if not missing:
+        activation = config.architecture["activation"]
+        for name in [activation] if isinstance(activation, str) else activation:
+            faults += among("architecture.activation", name, tuple(ACTIVATION_MODULES))
+    for key in PROPERTY_DEFAULTS.keys() ^ config.properties.keys():
+        faults.append(f"properties.{key}: unknown; known are {', '.join(PROPERTY_DEFAULTS)}")
+    if set(config.splits) != {"train", "val", "test"} or abs(sum(config.splits.values()) - 1) > 1e-9:
+        faults.append(f"splits: {config.splits} are not shares of train, val and test that add up to 1")
+    faults += [f"ranges.{key}: missing" for key in RANGE_KEYS if key not in config.ranges]
+    faults += [f"ranges.{key}: unknown" for key in config.ranges if key not in RANGE_KEYS]
+    for key, spec in config.ranges.items():
+        if key == "learning_rate" and isinstance(spec, Mapping) and set(spec) & set(OPTIMISERS):
+            for optimiser in spec:
+                faults += among("ranges.learning_rate", optimiser, OPTIMISERS)
+                faults += range_faults(f"ranges.learning_rate.{optimiser}", spec[optimiser])
+        elif key in RANGE_KEYS:
+            faults += range_faults(f"ranges.{key}", spec)
+    return faults

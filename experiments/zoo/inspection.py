@@ -1,0 +1,140 @@
+"""Looking at a zoo on disk, and checking it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.data import ImageData, load_images
+from experiments.zoo.errors import ZooError
+from experiments.zoo.properties import PROPERTIES
+from experiments.zoo.storage import WEIGHTS, file_checksum, read_shard
+from experiments.zoo.zoo import Zoo, load_zoo
+
+__all__ = ["Report", "info", "verify"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Args:
+        path: the zoo's folder.
+        networks, shards: how many were checked.
+        remeasured: how many networks were rebuilt as modules and measured again.
+        faults: everything that is wrong, in words; empty if nothing is.
+    """
+
+    path: Path
+    networks: int
+    shards: int
+    remeasured: int
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+    def __str__(self) -> str:
+        checked = f"{self.networks} networks in {self.shards} shards, {self.remeasured} measured again"
+        verdict = "no faults" if self.ok else f"{len(self.faults)} faults:"
+        return "\n  ".join([f"{self.path}: {checked}; {verdict}", *self.faults])
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """A summary of a zoo: its header in short, its splits, and the distribution of each property."""
+    zoo = load_zoo(path)
+    summary = {key: value for key, value in zoo.header.items() if key not in ("structures", "shards")}
+    quantiles = zoo.records[list(PROPERTIES)].quantile([0, 0.25, 0.5, 0.75, 1]).round(4)
+    quantiles.index = ["min", "25%", "median", "75%", "max"]
+    return summary | {
+        "path": str(zoo.path),
+        "shards": len(zoo.header["shards"]),
+        "splits": zoo.records["split"].value_counts().to_dict(),
+        "per_architecture": zoo.records["architecture"].value_counts().to_dict(),
+        "properties": {name: column.to_dict() for name, column in quantiles.items()},
+    }
+
+
+def verify(path: str | Path, networks: int = 8) -> Report:
+    """Checks a zoo file by file and network by network.
+
+    Every shard must be readable, have its recorded checksum, finite tensors of the right shapes and the
+    networks that the records name; splits must not share a run. Then ``networks`` of them, evenly spaced,
+    are rebuilt as ordinary modules and their accuracy on the test and the shifted images is measured anew.
+
+    Raises:
+        ZooError: there is no complete zoo at ``path``.
+    """
+    zoo = load_zoo(path)
+    faults: list[str] = []
+    for shard in zoo.header["shards"]:
+        faults += _shard_faults(zoo, shard)
+    records = zoo.records
+    if len(records) != len(zoo):
+        faults.append(f"records.parquet has {len(records)} rows, zoo.json says {len(zoo)}")
+    if not np.isfinite(records[list(PROPERTIES)].to_numpy()).all():
+        faults.append("records.parquet has properties that are not finite")
+    if records.groupby("run")["split"].nunique().max() > 1:
+        faults.append("records.parquet has a run in more than one split")
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(networks, len(records))).astype(int))
+    if not faults:
+        data = load_images(zoo.config.data)
+        for index in chosen:
+            faults += _network_faults(zoo, int(index), data)
+    return Report(zoo.path, len(records), len(zoo.header["shards"]), len(chosen), faults)
+
+
+def _shard_faults(zoo: Zoo, shard: dict[str, Any]) -> list[str]:
+    path = zoo.path / WEIGHTS / shard["file"]
+    if file_checksum(path) != shard["sha256"]:
+        return [f"{path}: its checksum is not the recorded one"]
+    try:
+        content, tensors = read_shard(path)
+    except ZooError as error:
+        return [str(error)]
+    faults = []
+    shapes = zoo.architectures[shard["architecture"]].shapes
+    expected = {name: (shard["networks"], *shape) for name, shape in shapes.items()}
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
+        faults.append(f"{path}: its tensors have not the names and shapes of {shard['architecture']}")
+    infinite = [name for name, value in tensors.items() if not value.isfinite().all()]
+    faults += [f"{path}: {name} is not finite" for name in infinite]
+    rows = zoo.records[zoo.records["shard"] == shard["file"]].sort_values("row")
+    if rows["id"].tolist() != [record["id"] for record in content.records]:
+        faults.append(f"{path}: its networks are not those of records.parquet")
+    else:
+        for name in PROPERTIES:
+            if rows[name].tolist() != [record[name] for record in content.records]:
+                faults.append(f"{path}: its {name} is not that of records.parquet")
+    return faults
+
+
+def _network_faults(zoo: Zoo, index: int, data: ImageData) -> list[str]:
+    """Rebuilds one network as a module and measures its accuracies."""
+    row = zoo.records.iloc[index]
+    architecture = zoo.architectures[row["architecture"]]
+    position = int(np.searchsorted(zoo.of(architecture.name)["id"].to_numpy(), row["id"]))
+    weights = zoo.weights(architecture.name, [position])
+    module = architecture.build()
+    module.load_state_dict({name: tensor[0] for name, tensor in weights.items()})
+
+    def accuracy(images: Tensor, labels: Tensor) -> float:
+        with torch.no_grad():
+            return float((module(architecture.prepare(images)).argmax(1) == labels).double().mean())
+
+    faults = []
+    checks = {
+        "test_accuracy": (accuracy(data.test, data.test_labels), 1.5 / len(data.test)),
+        "robustness_shift": (accuracy(data.shifted, data.shifted_labels), 1.5 / len(data.test)),
+    }
+    for name, (measured, tolerance) in checks.items():
+        if abs(measured - row[name]) > tolerance:
+            faults.append(f"network {row['id']}: {name} is recorded as {row[name]:.4f}, is {measured:.4f}")
+    return faults
