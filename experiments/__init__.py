@@ -1,0 +1,1 @@
+"""Zoos, tasks, training, evaluation and the command line."""

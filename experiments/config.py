@@ -1,0 +1,277 @@
+"""From a composed hydra config to a checked experiment: every fault is found before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+__all__ = ["CONFIG_DIR", "ConfigError", "Experiment", "Fit", "Method", "Optim", "Settings", "parse"]
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+LOSSES = ("mse", "mae", "huber")
+SCHEDULES = ("constant", "cosine", "onecycle")
+LOGGERS = ("csv", "tensorboard")
+ROOT_KEYS = frozenset(
+    {
+        "experiment",
+        "title",
+        "scale",
+        "budget_minutes",
+        "seeds",
+        "output",
+        "record",
+        "tuning",
+        "execution",
+        "bootstrap",
+        "zoo",
+        "task",
+        "optim",
+        "trainer",
+        "methods",
+        "report",
+    }
+)
+METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning"})
+
+
+class ConfigError(ValueError):
+    """A config is wrong; the message lists every fault with its place and what would be right."""
+
+    def __init__(self, where: str, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        noun = "is 1 fault" if len(faults) == 1 else f"are {len(faults)} faults"
+        super().__init__("\n  ".join([f"there {noun} in the config of {where}:", *faults]))
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How weights are moved. See ``configs/optim``."""
+
+    optimizer: dict[str, Any]
+    schedule: str
+    warmup: float
+    gradient_clip: float | None
+
+    def faults(self, where: str) -> list[str]:
+        """What is wrong with the values."""
+        return [
+            *_among(f"{where}.schedule", self.schedule, SCHEDULES),
+            *_check(f"{where}.warmup", self.warmup, 0 <= self.warmup < 1, "lie in [0, 1)"),
+            *_check(
+                f"{where}.optimizer",
+                self.optimizer,
+                "_target_" in self.optimizer,
+                "name its class as _target_",
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How long to train and what to keep. See ``configs/trainer``."""
+
+    epochs: int
+    batch_size: int
+    patience: int | None
+    monitor: str
+    ema: float | None
+    loggers: tuple[str, ...]
+    accelerator: str
+    devices: int | str
+    strategy: str
+
+    def faults(self, where: str) -> list[str]:
+        """What is wrong with the values."""
+        return [
+            *_check(f"{where}.epochs", self.epochs, self.epochs >= 1, "be at least 1"),
+            *_check(f"{where}.batch_size", self.batch_size, self.batch_size >= 1, "be at least 1"),
+            *_check(f"{where}.ema", self.ema, self.ema is None or 0 < self.ema < 1, "be null or lie in (0, 1)"),
+            *(fault for name in self.loggers for fault in _among(f"{where}.loggers", name, LOGGERS)),
+        ]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One way to train one method: a model with its optimiser and its training length."""
+
+    model: dict[str, Any]
+    optim: Optim
+    trainer: Fit
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the tables: its name and the settings it may try, and what each of them changes."""
+
+    name: str
+    trials: tuple[Settings, ...]
+    changes: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment, as `parse` makes it."""
+
+    name: str
+    title: str
+    scale: str
+    budget_minutes: float
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+    task: dict[str, Any]
+    zoo: dict[str, Any]
+    bootstrap: dict[str, Any]
+    workers: int | None
+    threads: int
+    progress: bool
+    record: Path | None
+    report: dict[str, Any]
+    resolved: dict[str, Any]
+
+
+def parse(config: DictConfig) -> Experiment:
+    """Check a composed config.
+
+    Raises:
+        ConfigError: keys are unknown or missing, values are out of range, a method lists fewer settings than
+            all may try, or a setting changes what is not there; all faults at once.
+    """
+    where = str(config.get("experiment", "?"))
+    try:
+        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(where, [str(error).splitlines()[0]]) from error
+    plain.pop("hydra", None)
+    faults = _unknown("", plain, ROOT_KEYS)
+    required = ROOT_KEYS - {"record", "report", "output"}
+    faults += [f"{key}: missing" for key in sorted(required - plain.keys())]
+    if faults:
+        raise ConfigError(where, faults)
+    seeds = plain["seeds"]
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or any(not isinstance(s, int) for s in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        faults.append(f"seeds: {seeds!r} is not a list of different integers, for instance seeds=[0,1,2]")
+    faults += _unknown("tuning.", plain["tuning"], {"trials"})
+    faults += _unknown("execution.", plain["execution"], {"workers", "threads", "progress"})
+    faults += _unknown("bootstrap.", plain["bootstrap"], {"resamples", "level", "seed"})
+    if not plain["methods"]:
+        faults.append("methods: none; name at least one, each with a model")
+    methods = [_method(name, values, plain, faults) for name, values in plain["methods"].items()]
+    if faults:
+        raise ConfigError(where, faults)
+    return Experiment(
+        name=plain["experiment"],
+        title=plain["title"],
+        scale=plain["scale"],
+        budget_minutes=float(plain["budget_minutes"]),
+        seeds=tuple(seeds),
+        methods=tuple(method for method in methods if method is not None),
+        task=plain["task"],
+        zoo=plain["zoo"],
+        bootstrap=plain["bootstrap"],
+        workers=plain["execution"]["workers"],
+        threads=plain["execution"]["threads"],
+        progress=plain["execution"]["progress"],
+        record=Path(plain["record"]) if plain.get("record") else None,
+        report=plain.get("report") or {},
+        resolved=plain,
+    )
+
+
+def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults: list[str]) -> Method | None:
+    where, before = f"methods.{name}", len(faults)
+    faults += _unknown(f"{where}.", values, METHOD_KEYS)
+    if not isinstance(values.get("model"), dict) or "_target_" not in values["model"]:
+        faults.append(f"{where}.model: names no class; add /model@{where}.model: {name} to the experiment's defaults")
+        return None
+    wanted, listed = plain["tuning"]["trials"], values.get("tuning") or [{}]
+    if wanted > len(listed):
+        faults.append(
+            f"{where}.tuning: lists {len(listed)} settings, tuning.trials asks every method for {wanted}; "
+            "list more, or lower tuning.trials"
+        )
+        return None
+    base = OmegaConf.create(
+        {
+            "model": values["model"],
+            "optim": _merged(f"{where}.optim", plain["optim"], values.get("optim"), faults),
+            "trainer": _merged(f"{where}.trainer", plain["trainer"], values.get("trainer"), faults),
+        }
+    )
+    trials: list[Settings] = []
+    for number, change in enumerate(listed[:wanted]):
+        place = f"{where}.tuning[{number}]"
+        merged = _merged(place, OmegaConf.to_container(base), change, faults)
+        optim = _build(Optim, merged["optim"], f"{where}.optim", faults)
+        fit = _build(
+            Fit,
+            {**merged["trainer"], "loggers": tuple(merged["trainer"].get("loggers") or ())},
+            f"{where}.trainer",
+            faults,
+        )
+        if optim is not None and fit is not None:
+            trials.append(Settings(merged["model"], optim, fit))
+    return Method(name, tuple(trials), tuple(listed[:wanted])) if len(faults) == before else None
+
+
+def _merged(where: str, base: Any, changes: Any, faults: list[str]) -> dict[str, Any]:
+    """``base`` with ``changes``; a key that the base lacks is a fault, as it would have no effect."""
+    tree = OmegaConf.create(base)
+    if changes:
+        faults += [f"{where}.{path}: unknown here; known are {known}" for path, known in _strangers(base, changes)]
+        tree = cast(DictConfig, OmegaConf.merge(tree, changes))
+    return cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+
+
+def _strangers(base: Mapping[str, Any], changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in changes.items():
+        if key not in base:
+            found.append((f"{prefix}{key}", ", ".join(map(str, base))))
+        elif isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            found += _strangers(base[key], value, f"{prefix}{key}.")
+    return found
+
+
+Part = TypeVar("Part", Optim, Fit)
+
+
+def _build(kind: type[Part], values: Mapping[str, Any], where: str, faults: list[str]) -> Part | None:
+    names = {entry.name for entry in fields(kind)}
+    wrong = _unknown(f"{where}.", values, names) + [f"{where}.{key}: missing" for key in sorted(names - values.keys())]
+    if not wrong:
+        part = kind(**values)
+        try:
+            wrong = part.faults(where)
+        except TypeError as error:
+            wrong = [f"{where}: a value has the wrong type ({error})"]
+        if not wrong:
+            return part
+    faults += [fault for fault in wrong if fault not in faults]
+    return None
+
+
+def _unknown(prefix: str, values: Mapping[str, Any], known: frozenset[str] | set[str]) -> list[str]:
+    return [f"{prefix}{key}: unknown; known are {', '.join(sorted(known))}" for key in values if key not in known]
+
+
+def _among(where: str, value: Any, known: Sequence[str]) -> list[str]:
+    return [] if value in known else [f"{where}: {value!r} is not one of {', '.join(known)}"]
+
+
+def _check(where: str, value: Any, holds: bool, rule: str) -> list[str]:
+    return [] if holds else [f"{where}: {value!r} must {rule}"]

@@ -1,0 +1,1 @@
+"""Metrics, uncertainty, tables and figures."""

@@ -1,0 +1,47 @@
+"""What methods and columns are called for readers, and the one colour each method has in every figure."""
+
+from __future__ import annotations
+
+__all__ = ["axis_label", "colour", "method_label"]
+
+METHODS: dict[str, tuple[str, str]] = {
+    "flat_mlp": ("Flat MLP", "#8d99ae"),
+    "flat_mlp_aug": ("Flat MLP, augmented", "#5c677d"),
+    "stat_nn": ("StatNN", "#e09f3e"),
+    "weightnet_invariant": ("WeightNet", "#3a7ca5"),
+    "neuron_gnn": ("NeuronGNN", "#2a9d6f"),
+}
+SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "robustness": "robustness",
+    "generalization_gap": "generalization gap",
+    "tau": "Kendall τ",
+    "r2": "R²",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
+
+
+def method_label(method: str) -> str:
+    """The method's name for readers; an unknown method keeps its own.
+
+    >>> method_label("weightnet_invariant"), method_label("nfn_np")
+    ('WeightNet', 'nfn_np')
+    """
+    return METHODS[method][0] if method in METHODS else method
+
+
+def colour(method: str) -> str:
+    """The method's colour; an unknown method gets one of the spare ones, always the same."""
+    return METHODS[method][1] if method in METHODS else SPARE[sum(map(ord, method)) % len(SPARE)]
+
+
+def axis_label(name: str) -> str:
+    """A property or a metric for readers.
+
+    >>> axis_label("generalization_gap"), axis_label("r2")
+    ('generalization gap', 'R²')
+    """
+    return COLUMNS.get(name, name.replace("_", " "))

@@ -1,0 +1,231 @@
+"""From the results of all jobs to ``metrics.json``, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.evaluation import figures
+from experiments.evaluation.bootstrap import (
+    Comparison,
+    Interval,
+    compare,
+    interval,
+    resample_counts,
+    resampled_metric,
+    seed_spread,
+)
+from experiments.evaluation.labels import axis_label, method_label
+from experiments.evaluation.metrics import HIGHER_IS_BETTER, METRICS
+from experiments.evaluation.tables import Cell, Table
+from experiments.results import JobResult
+
+__all__ = ["Summary"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All results of one experiment.
+
+    Args:
+        results: method to its results, one per seed, seeds in the same order everywhere.
+        bootstrap: ``resamples``, ``level`` and ``seed``.
+        trials: settings every method was allowed to try.
+    """
+
+    results: Mapping[str, Sequence[JobResult]]
+    bootstrap: Mapping[str, Any]
+    trials: int
+
+    @property
+    def _first(self) -> JobResult:
+        return next(iter(self.results.values()))[0]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What is scored apart."""
+        return tuple(self._first.metrics)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds."""
+        return tuple(result.seed for result in next(iter(self.results.values())))
+
+    def counts(self) -> Any:
+        """The resamples of the test networks, the same for every method."""
+        return resample_counts(len(self._first.truth), self.bootstrap["resamples"], self.bootstrap["seed"])
+
+    def values(self, method: str, setting: str, metric: str) -> list[float]:
+        """A metric for every seed."""
+        return [result.metrics[setting][metric] for result in self.results[method]]
+
+    def deltas(self, method: str) -> list[float]:
+        """The permutation delta for every seed."""
+        return [result.permutation_delta for result in self.results[method]]
+
+    def metrics_json(self) -> dict[str, Any]:
+        """The content of ``metrics.json``: one number per seed."""
+        return {
+            "models": {
+                method: {
+                    **{s: {m: self.values(method, s, m) for m in METRICS} for s in self.settings},
+                    "permutation_delta": self.deltas(method),
+                }
+                for method in self.results
+            }
+        }
+
+    def intervals(self) -> dict[tuple[str, str, str], Interval]:
+        """The mean over seeds by (method, setting, metric), with the bootstrap over test networks."""
+        counts, found = self.counts(), {}
+        for method, results in self.results.items():
+            for i, setting in enumerate(self.settings):
+                for metric in METRICS:
+                    resampled = [resampled_metric(metric, counts, r.prediction[:, i], r.truth[:, i]) for r in results]
+                    mean = float(np.mean(self.values(method, setting, metric)))
+                    found[method, setting, metric] = interval(mean, np.mean(resampled, axis=0), self.bootstrap["level"])
+        return found
+
+    def comparisons(self) -> list[Comparison]:
+        """Every pair of methods, every setting and metric, on the same resamples."""
+        counts, methods, found = self.counts(), list(self.results), []
+        for position, second in enumerate(methods):
+            for first in methods[position + 1 :]:
+                for i, setting in enumerate(self.settings):
+                    one, two = ([r.prediction[:, i] for r in self.results[m]] for m in (first, second))
+                    truth = self._first.truth[:, i]
+                    for metric in METRICS:
+                        difference = compare(metric, one, two, truth, counts, self.bootstrap["level"])
+                        found.append(Comparison(first, second, setting, metric, difference))
+        return found
+
+    def caption(self, brackets: bool = True) -> str:
+        """What every table's reader must know."""
+        seeds = f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else f"seed {self.seeds[0]}"
+        level = round(100 * self.bootstrap["level"])
+        bounds = f"; in brackets the {level}% bootstrap interval over test networks" if brackets else ""
+        tried = "1 setting" if self.trials == 1 else f"{self.trials} settings"
+        return (
+            f"{len(self._first.truth)} test networks, {seeds}{bounds}. "
+            f"Every method had the same tuning budget: {tried} tried, the best on validation kept; "
+            "the test split was read once, after that."
+        )
+
+    def tables(self) -> list[Table]:
+        """An overview, the paper's Tables 1 to 4 (3 and 4 for every method), tau, paired differences."""
+        spans = self.intervals()
+        tables = [self._overview()]
+        for number, metric in ((1, "mae"), (2, "r2"), (None, "tau")):
+            rows: list[tuple[Cell, ...]] = [
+                (method_label(m), *(spans[m, s, metric] for s in self.settings), self._overall(m, metric))
+                for m in self.results
+            ]
+            name = f"table{number}_{metric}" if number else metric
+            title = f"{axis_label(metric)} by property" + (f" (the paper's Table {number})" if number else "")
+            columns = ("method", *map(axis_label, self.settings), "mean")
+            tables.append(Table(name, title, columns, tuple(rows), self.caption()))
+        tables += [self._details(method) for method in self.results]
+        return [*tables, self._differences()]
+
+    def _overall(self, method: str, metric: str) -> float:
+        return float(np.mean([self.values(method, setting, metric) for setting in self.settings]))
+
+    def _overview(self) -> Table:
+        base = next(iter(self.results))
+        rows: list[tuple[Cell, ...]] = []
+        for method, results in self.results.items():
+            r2, reference = self._overall(method, "r2"), self._overall(base, "r2")
+            taus = [seed_spread(self.values(method, setting, "tau"))[0] for setting in self.settings]
+            # Relative to an R2 near zero a gain could be any number.
+            gain = f"{100 * (r2 / reference - 1):+.1f}%" if method != base and reference > 0.1 else None
+            rows.append(
+                (
+                    method_label(method),
+                    *taus,
+                    r2,
+                    gain,
+                    max(self.deltas(method)),
+                    results[0].parameters,
+                    round(float(np.mean([r.cpu_seconds for r in results])), 1),
+                )
+            )
+        columns = (
+            "method",
+            *(f"τ {axis_label(setting)}" for setting in self.settings),
+            "mean R²",
+            f"gain in R² over {method_label(base)}",
+            "permutation Δ",
+            "parameters",
+            "CPU s",
+        )
+        delta = " Permutation Δ: the largest change of any test prediction when hidden neurons are reordered."
+        caption = self.caption(brackets=False) + delta
+        return Table("overview", "Overview", columns, tuple(rows), caption)
+
+    def _details(self, method: str) -> Table:
+        rows: list[tuple[Cell, ...]] = []
+        metrics = ("mae", "rmse", "r2", "tau")
+        for setting in self.settings:
+            cells: list[Cell] = []
+            for metric in metrics:
+                mean, deviation = seed_spread(self.values(method, setting, metric))
+                cells.append(f"{mean:.4f}" + (f" ± {deviation:.4f}" if deviation == deviation else ""))
+            rows.append((axis_label(setting), *cells))
+        rows.append(("overall", *(f"{self._overall(method, metric):.4f}" for metric in metrics)))
+        number = {"weightnet_invariant": " (the paper's Table 3)", "flat_mlp": " (the paper's Table 4)"}.get(method, "")
+        spread = "± is the standard deviation over seeds. " if len(self.seeds) > 1 else ""
+        return Table(
+            f"details_{method}",
+            f"{method_label(method)} in detail{number}",
+            ("property", *map(axis_label, metrics)),
+            tuple(rows),
+            spread + "Overall is the mean over properties.",
+        )
+
+    def _differences(self) -> Table:
+        rows: list[tuple[Cell, ...]] = []
+        for c in self.comparisons():
+            if c.metric not in ("tau", "r2"):
+                continue
+            clear = c.difference.low > 0 or c.difference.high < 0
+            better = c.first if (c.difference.value > 0) == HIGHER_IS_BETTER[c.metric] else c.second
+            verdict = method_label(better) if clear else "undecided"
+            pair = f"{method_label(c.first)} − {method_label(c.second)}"
+            rows.append((pair, axis_label(c.setting), axis_label(c.metric), c.difference, verdict))
+        return Table(
+            "differences",
+            "Paired differences",
+            ("methods", "property", "metric", "difference", "better"),
+            tuple(rows),
+            self.caption() + " Both methods of a pair are scored on the same resamples.",
+        )
+
+    def save_figures(self, folder: Path) -> list[Path]:
+        """Figures 1 to 5 of the paper, from the first seed where single networks are shown."""
+        first = self.settings[0]
+        truth = self._first.truth[:, 0]
+        predictions = {method: results[0].prediction[:, 0] for method, results in self.results.items()}
+        spans = self.intervals()
+        bounds = {
+            m: {s: (spans[m, s, "mae"].value, spans[m, s, "mae"].low, spans[m, s, "mae"].high) for s in self.settings}
+            for m in self.results
+        }
+        r2 = {m: {s: spans[m, s, "r2"].value for s in self.settings} for m in self.results}
+        histories: dict[str, dict[str, Sequence[float]]] = {
+            m: {**r[0].history, "kept": [] if r[0].epoch is None else [r[0].epoch]}
+            for m, r in self.results.items()
+            if len(r[0].history["val"]) > 1
+        }
+        drawn = {
+            "fig1_predicted_against_true": figures.predicted_against_true(truth, predictions, first),
+            "fig2_error_histogram": figures.error_histogram(truth, predictions, first),
+            "fig3_mae": figures.bars(bounds, "mae"),
+            "fig4_r2_radar": figures.radar(r2, "r2"),
+        }
+        if histories:
+            drawn["fig5_loss_curves"] = figures.loss_curves(histories)
+        return [path for name, figure in drawn.items() for path in figures.save(figure, folder / name)]

@@ -1,0 +1,8 @@
+"""What is to be learned from weights: targets, losses and scores, one file per task."""
+
+from __future__ import annotations
+
+from experiments.tasks.generalization import Generalization
+from experiments.tasks.task import Task
+
+__all__ = ["Generalization", "Task"]

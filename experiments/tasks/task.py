@@ -1,0 +1,50 @@
+"""The contract between a task and the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from converters import Structure
+
+__all__ = ["Task"]
+
+
+class Task(Protocol):
+    """What the training loop asks of a task.
+
+    The loop knows no property, no loss and no architecture. A batch is a pair ``(networks, targets)``; what
+    the networks are (neuron graphs here) is between the task and the model.
+    """
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What is scored apart: the properties here; each becomes a row of the tables."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model predicts per network."""
+
+    @property
+    def structure(self) -> Structure | None:
+        """The one architecture of all networks, or None where there are several."""
+
+    def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
+        """Batches of a split (train, val or test) in an order that ``seed`` decides; has a length."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """What training lowers, a scalar; both ``[B, ...]``, the output as the model gives it."""
+
+    def encode(self, target: Tensor) -> Tensor:
+        """Targets in the unit of the model's output: the inverse of `decode`."""
+
+    def decode(self, output: Tensor) -> Tensor:
+        """The model's output in the unit of the targets."""
+
+    def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
+        """Setting to metric to value, of decoded predictions of a whole split."""
+
+    def invariance(self, predict: Callable[[Any], Tensor]) -> float:
+        """The largest change of a decoded test prediction under true permutations."""

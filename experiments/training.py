@@ -1,0 +1,355 @@
+"""Train one model on one task with Lightning: checkpoints, exact resume, selection on validation."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from hydra.utils import get_class, instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from experiments.config import Fit, Optim, Settings
+from experiments.quiet import quiet_lightning
+from experiments.tasks import Task
+
+__all__ = ["SCHEDULES", "FittedModel", "Learner", "Outcome", "build_model", "predict", "stream_seed", "train"]
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+@runtime_checkable
+class FittedModel(Protocol):
+    """A model that is fitted in one step (boosted trees, a closed form) instead of by gradient descent."""
+
+    def fit(self, batches: Iterable[Any], targets: Tensor) -> Any:
+        """Fit to the networks of all batches and their targets ``[N, T]``, standardised."""
+
+
+@runtime_checkable
+class StandardisingModel(Protocol):
+    """A model that standardises its inputs with statistics of the training networks."""
+
+    def fit_statistics(self, batches: Iterable[Any]) -> Any:
+        """Take the statistics from all batches of networks."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training left behind.
+
+    Args:
+        score: the monitored validation score of the epoch kept, lower is better for ``loss``.
+        epoch: the epoch kept, from 0; None for a fitted model.
+        history: ``train`` and ``val`` loss per epoch.
+        cpu_seconds: processor time of the training, an interrupted part included.
+        parameters: trainable numbers of the model.
+    """
+
+    score: float
+    epoch: int | None
+    history: dict[str, list[float]]
+    cpu_seconds: float
+    parameters: int
+
+
+def stream_seed(seed: int, *place: object) -> int:
+    """A seed of its own for every random stream, so that none depends on how much another one drew.
+
+    >>> stream_seed(0, "epoch", 3) == stream_seed(0, "epoch", 3) != stream_seed(0, "epoch", 4)
+    True
+    """
+    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def _constant(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler:
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1.0, optim.warmup * steps)))
+
+
+def _cosine(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler:
+    rise = max(1.0, optim.warmup * steps)
+
+    def factor(step: int) -> float:
+        fall = min(1.0, max(0.0, step - rise) / max(1.0, steps - rise))
+        return (step + 1) / rise if step + 1 < rise else 0.5 * (1 + math.cos(math.pi * fall))
+
+    return LambdaLR(optimizer, factor)
+
+
+def _onecycle(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler:
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    start = min(max(optim.warmup, 1.5 / (steps + 1)), 0.9)
+    return OneCycleLR(optimizer, peaks, total_steps=steps + 1, pct_start=start, cycle_momentum=False)
+
+
+SCHEDULES: dict[str, Callable[[Optimizer, Optim, int], LRScheduler]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "onecycle": _onecycle,
+}
+"""Name to learning-rate schedule over a number of steps; keys are the values of ``optim.schedule``."""
+
+
+class _Epoch:
+    """The batches of one epoch, without a state to save: the order follows from the epoch's number."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+
+class Learner(LightningModule):
+    """Any model on any task. Everything random in an epoch depends on the seed and the epoch alone.
+
+    Args:
+        model: from a batch's networks to ``[B, task.outputs]``, already holding its input statistics.
+        task: gives batches, loss and scores.
+        optim: the optimiser.
+        fit: length of training and what to keep.
+        seed: decides the order of networks and every draw while training.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, optim: Optim, fit: Fit, seed: int) -> None:
+        super().__init__()
+        self.model, self.task, self.optim, self.fit_settings, self.seed = model, task, optim, fit, seed
+        self.averaged: AveragedModel | None = None
+        if fit.ema is not None:
+            average = get_ema_multi_avg_fn(fit.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(model, multi_avg_fn=average)
+        self.history: dict[str, list[float]] = {"train": [], "val": []}
+        self.earlier_seconds = 0.0
+        self._started = time.process_time()
+        self._sum, self._count = 0.0, 0
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The model that is validated and kept: the average of weights where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time so far, earlier sessions included."""
+        return self.earlier_seconds + time.process_time() - self._started
+
+    def train_dataloader(self) -> Any:
+        """The training networks in this epoch's order."""
+        seed = stream_seed(self.seed, "order", self.current_epoch)
+        return _Epoch(self.task.loader("train", self.fit_settings.batch_size, shuffle=True, seed=seed))
+
+    def val_dataloader(self) -> Any:
+        """The validation networks."""
+        return _Epoch(self.task.loader("val", self.fit_settings.batch_size))
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and a schedule that moves at every step."""
+        options = dict(self.optim.optimizer)
+        optimizer = get_class(options.pop("_target_"))(self.model.parameters(), **options)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = SCHEDULES[self.optim.schedule](optimizer, self.optim, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Start this epoch's own random stream."""
+        torch.manual_seed(stream_seed(self.seed, "epoch", self.current_epoch))
+        self._sum, self._count = 0.0, 0
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        """The loss of one batch."""
+        networks, target = batch
+        loss = self.task.loss(self.model(networks), target)
+        self._sum, self._count = self._sum + float(loss.detach()) * len(target), self._count + len(target)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the average towards the new weights."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        """Collect what the kept model says."""
+        networks, target = batch
+        self._outputs.append(self.predictor(networks))
+        self._targets.append(target)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores of the whole validation split."""
+        output, target = torch.cat(self._outputs), torch.cat(self._targets)
+        self._outputs, self._targets = [], []
+        loss = float(self.task.loss(output, target))
+        scores = {"loss": loss}
+        if self.fit_settings.monitor != "loss" and bool(torch.isfinite(output).all()):
+            scores |= _mean_scores(self.task.score(self.task.decode(output), target.cpu()))
+        if self.fit_settings.monitor not in scores and math.isfinite(loss):
+            raise ValueError(
+                f"trainer.monitor={self.fit_settings.monitor!r} is no score of this task; known are {', '.join(scores)}"
+            )
+        self.history["val"].append(loss)
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True, sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        """The mean training loss."""
+        self.history["train"].append(self._sum / max(self._count, 1))
+        self.log("train/loss", self.history["train"][-1], prog_bar=True, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the history and the time spent."""
+        checkpoint["history"] = {name: list(values) for name, values in self.history.items()}
+        checkpoint["cpu_seconds"] = self.cpu_seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the history and the time spent."""
+        self.history = {name: list(values) for name, values in checkpoint["history"].items()}
+        self.earlier_seconds = checkpoint["cpu_seconds"]
+
+
+def _mean_scores(scores: dict[str, dict[str, float]]) -> dict[str, float]:
+    names = next(iter(scores.values()))
+    return {name: sum(by_name[name] for by_name in scores.values()) / len(scores) for name in names}
+
+
+class _Stop(EarlyStopping):
+    """Early stopping that, continued after its last epoch, does not add another one."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once if patience had already run out."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+def build_model(settings: Settings, task: Task, seed: int) -> nn.Module:
+    """A fresh model with the statistics of its inputs, by the one contract all models share."""
+    torch.manual_seed(stream_seed(seed, "model"))
+    model = cast(nn.Module, instantiate(settings.model, _partial_=True)(structure=task.structure, targets=task.outputs))
+    if isinstance(model, StandardisingModel):
+        model.fit_statistics(_networks(task, settings.trainer.batch_size))
+    return model
+
+
+def _networks(task: Task, batch_size: int) -> Iterator[Any]:
+    for networks, _ in task.loader("train", batch_size):
+        yield networks
+
+
+@torch.no_grad()
+def predict(model: nn.Module, task: Task, split: str, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Decoded predictions and targets of a split, both ``[N, T]`` in float64 on the CPU."""
+    model.eval()
+    outputs, targets = [], []
+    for networks, target in task.loader(split, batch_size):
+        outputs.append(task.decode(model(networks)))
+        targets.append(target.double())
+    return torch.cat(outputs), torch.cat(targets)
+
+
+def train(
+    settings: Settings,
+    task: Task,
+    seed: int,
+    folder: Path,
+    *,
+    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[nn.Module, Outcome]:
+    """Train, and return the model of the best validation epoch.
+
+    ``folder`` gets ``last.ckpt`` after every epoch, ``best.ckpt``, and the loggers' files. If it holds a
+    ``last.ckpt``, training goes on from there, and the result is the same bit for bit as without a break.
+
+    Raises:
+        FloatingPointError: the validation loss was never finite.
+    """
+    model = build_model(settings, task, seed)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if isinstance(model, FittedModel):
+        return model, _fit_at_once(model, settings, task, parameters)
+    learner = Learner(model, task, settings.optim, settings.trainer, seed)
+    fit, monitor = settings.trainer, f"val/{settings.trainer.monitor}"
+    mode = "min" if fit.monitor in ("loss", "mae", "rmse") else "max"
+    keep = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True)
+    best = keep(filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode=mode)
+    stop = [_Stop(monitor, patience=fit.patience, mode=mode, check_on_train_epoch_end=True)] if fit.patience else []
+    last = folder / LAST
+    with quiet_lightning():
+        trainer = Trainer(
+            max_epochs=fit.epochs,
+            accelerator=fit.accelerator,
+            devices=fit.devices,
+            strategy=fit.strategy,
+            logger=[LOGGERS[name](folder) for name in fit.loggers],
+            callbacks=[best, *stop, *callbacks, keep(filename=LAST.removesuffix(".ckpt"))],
+            gradient_clip_val=settings.optim.gradient_clip,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            log_every_n_steps=1,
+        )
+        trainer.fit(learner, ckpt_path=str(last) if last.exists() else None)
+    if best.best_model_score is None or not math.isfinite(float(best.best_model_score)):
+        raise FloatingPointError(
+            f"{folder}: the validation loss was never finite; lower optim.optimizer.lr, or set optim.gradient_clip"
+        )
+    kept = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    learner.cpu().load_state_dict(kept["state_dict"])
+    outcome = Outcome(
+        score=float(best.best_model_score),
+        epoch=int(kept["epoch"]),
+        history=learner.history,
+        cpu_seconds=learner.cpu_seconds,
+        parameters=parameters,
+    )
+    return learner.predictor.eval(), outcome
+
+
+def _fit_at_once(model: nn.Module, settings: Settings, task: Task, parameters: int) -> Outcome:
+    started, size = time.process_time(), settings.trainer.batch_size
+    targets = torch.cat([target for _, target in task.loader("train", size)])
+    cast(FittedModel, model).fit(_networks(task, size), task.encode(targets))
+    seconds = time.process_time() - started
+    losses = {split: _split_loss(model, task, split, size) for split in ("train", "val")}
+    score = losses["val"]
+    if settings.trainer.monitor != "loss":
+        score = _mean_scores(task.score(*predict(model, task, "val", size)))[settings.trainer.monitor]
+    return Outcome(score, None, {split: [loss] for split, loss in losses.items()}, seconds, parameters)
+
+
+def _split_loss(model: nn.Module, task: Task, split: str, batch_size: int) -> float:
+    prediction, target = predict(model, task, split, batch_size)
+    return float(task.loss(task.encode(prediction), target))
+
+
+def _csv(folder: Path) -> Logger:
+    return CSVLogger(folder, name="csv")
+
+
+def _tensorboard(folder: Path) -> Logger:
+    try:
+        return TensorBoardLogger(folder, name="tensorboard")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "trainer.loggers asks for tensorboard, which is not installed; pip install 'graphnets[tensorboard]'"
+        ) from error
+
+
+LOGGERS: dict[str, Callable[[Path], Logger]] = {"csv": _csv, "tensorboard": _tensorboard}
+"""Name to logger; keys are the values of ``trainer.loggers``."""

@@ -1,0 +1,83 @@
+"""The bootstrap by matrix products is the textbook one: networks drawn with replacement, then the metric."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.evaluation.bootstrap import (
+    Interval,
+    compare,
+    interval,
+    resample_counts,
+    resampled_metric,
+    seed_spread,
+)
+from experiments.evaluation.metrics import HIGHER_IS_BETTER, METRICS, regression_metrics
+
+
+def data(networks: int = 40, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(3)
+    truth = generator.normal(size=networks).round(1)  # rounded: ties must be handled
+    return (truth + noise * generator.normal(size=networks)).round(1), truth
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_resample_equals_the_metric_of_the_drawn_networks(metric: str) -> None:
+    prediction, truth = data()
+    counts = resample_counts(len(truth), 25, seed=1)
+    fast = resampled_metric(metric, counts, prediction, truth)
+    for row, value in zip(counts, fast, strict=True):
+        drawn = np.repeat(np.arange(len(truth)), row.astype(int))
+        one, two = torch.from_numpy(prediction[drawn]), torch.from_numpy(truth[drawn])
+        assert value == pytest.approx(regression_metrics(one, two)[metric], abs=1e-9)
+
+
+def test_resamples_draw_as_many_networks_and_follow_the_seed() -> None:
+    counts = resample_counts(30, 100, seed=5)
+    assert (counts.sum(1) == 30).all()
+    assert (counts > 1).any()
+    assert (counts == resample_counts(30, 100, seed=5)).all()
+    assert (counts != resample_counts(30, 100, seed=6)).any()
+
+
+def test_constant_predictions_have_no_ranking() -> None:
+    _, truth = data()
+    counts = resample_counts(len(truth), 4)
+    assert (resampled_metric("tau", counts, np.zeros_like(truth), truth) == 0).all()
+
+
+def test_a_clearly_better_method_is_told_apart_and_equal_ones_are_not() -> None:
+    good, truth = data(200, noise=0.2)
+    bad, _ = data(200, noise=2.0)
+    counts = resample_counts(len(truth), 500)
+    for metric, higher in HIGHER_IS_BETTER.items():
+        difference = compare(metric, [good, good], [bad, bad], truth, counts)
+        assert (difference.low > 0) if higher else (difference.high < 0)
+        same = compare(metric, [good], [good], truth, counts)
+        assert same.low == same.high == 0
+
+
+def test_pairing_narrows_the_interval() -> None:
+    prediction, truth = data(200)
+    counts = resample_counts(len(truth), 500)
+    other = prediction + 0.01 * np.sin(np.arange(200))
+    paired = compare("mae", [prediction], [other], truth, counts)
+    alone = interval(0.0, resampled_metric("mae", counts, prediction, truth))
+    assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
+
+
+def test_interval_covers_the_estimate_and_reads_well() -> None:
+    prediction, truth = data(100)
+    counts = resample_counts(100, 1000)
+    value = regression_metrics(torch.from_numpy(prediction), torch.from_numpy(truth))["r2"]
+    found = interval(value, resampled_metric("r2", counts, prediction, truth))
+    assert found.low < found.value < found.high
+    assert f"{Interval(0.5, 0.25, 0.75):.2f}" == "0.50 [0.25, 0.75]"
+
+
+def test_spread_of_one_seed_is_unknown() -> None:
+    mean, deviation = seed_spread([0.5])
+    assert mean == 0.5
+    assert np.isnan(deviation)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments.evaluation import figures
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.uniform(size=50)
+PREDICTIONS = {"flat_mlp": RNG.uniform(size=50), "neuron_gnn": TRUTH + 0.05 * RNG.normal(size=50)}
+
+
+def drawn() -> dict[str, Figure]:
+    bounds = {m: {"accuracy": (0.2, 0.1, 0.3), "robustness": (0.1, 0.1, 0.1)} for m in PREDICTIONS}
+    r2 = {"flat_mlp": {"accuracy": -0.5, "robustness": 0.1, "generalization_gap": 0.3}}
+    curves = {"flat_mlp": {"train": [1.0, 0.5], "val": [1.1, 0.7], "kept": [1]}}
+    return {
+        "scatter": figures.predicted_against_true(TRUTH, PREDICTIONS, "accuracy"),
+        "histogram": figures.error_histogram(TRUTH, PREDICTIONS, "accuracy"),
+        "bars": figures.bars(bounds, "mae"),
+        "radar": figures.radar(r2, "r2"),
+        "curves": figures.loss_curves(curves),
+    }
+
+
+@pytest.mark.parametrize("name", ["scatter", "histogram", "bars", "radar", "curves"])
+def test_each_figure_is_saved_as_png_and_svg_always_the_same(name: str, tmp_path: Path) -> None:
+    first = figures.save(drawn()[name], tmp_path / "first")
+    second = figures.save(drawn()[name], tmp_path / "second")
+    assert [path.name for path in first] == ["first.png", "first.svg"]
+    pixels = matplotlib.image.imread(first[0])
+    assert pixels.shape[1] > 600
+    assert pixels[..., :3].std() > 0.01
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_wild_prediction_stays_inside_the_frame_and_the_score_counts_it() -> None:
+    wild = PREDICTIONS["neuron_gnn"].copy()
+    wild[0] = 1000.0
+    axis = figures.predicted_against_true(TRUTH, {"neuron_gnn": wild}, "accuracy").axes[0]
+    low, high = axis.get_ylim()
+    offsets = np.asarray(axis.collections[0].get_offsets())
+    assert len(offsets) == 50
+    assert ((offsets[:, 1] >= low) & (offsets[:, 1] <= high)).all()
+    assert any("R² -" in text.get_text() for text in axis.texts)
+
+
+def test_the_style_does_not_leak() -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    drawn()
+    assert dict(mpl.rcParams) == before
