@@ -1,0 +1,172 @@
+"""Run records: the small JSON files under ``docs/runs`` that every reported number comes from."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from experiments.config import CONFIG_DIR, Experiment
+from experiments.evaluation.summary import Summary
+from experiments.files import read_json
+
+__all__ = ["PACKAGES", "RecordError", "build_records", "read_records", "record_path", "versions"]
+
+PACKAGES = (
+    "torch",
+    "torch-geometric",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "hydra-core",
+)
+RECORD_KEYS = {"experiment", "scale", "seed", "zoo", "rows", "config", "versions", "commit"}
+ROW_KEYS = {"method", "setting", "metrics", "parameters", "cpu_seconds"}
+
+
+class RecordError(ValueError):
+    """A run record is not as it should be."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of everything that numbers may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("graphnets", *PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the source tree, marked where files were changed since; None outside a repository."""
+    try:
+        command = [
+            "git",
+            "-C",
+            str(CONFIG_DIR.parent),
+            "describe",
+            "--always",
+            "--abbrev=40",
+            "--exclude=*",
+            "--dirty",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def record_path(root: Path, experiment: str, scale: str, seed: int) -> Path:
+    """Where a record lies: ``<root>/<paper>/<table>/<scale>-seed<k>.json``.
+
+    >>> record_path(Path("docs/runs"), "weightnet/properties", "small", 0).as_posix()
+    'docs/runs/weightnet/properties/small-seed0.json'
+    """
+    return root / experiment / f"{scale}-seed{seed}.json"
+
+
+def build_records(experiment: Experiment, summary: Summary, zoo: str) -> dict[int, dict[str, Any]]:
+    """One record per seed.
+
+    ``rows`` hold a method's metrics for one setting on the test split; ``comparisons`` the paired bootstrap
+    of every pair of methods on this seed. Where the run lay on disk is left out of ``config``.
+    """
+    config = {k: v for k, v in experiment.resolved.items() if k not in ("output", "record", "execution", "report")}
+    config["zoo"] = {k: v for k, v in config["zoo"].items() if k not in ("root", "executor", "workers")}
+    key = str(experiment.report.get("setting", "setting"))
+    made, stamp, found = {}, commit(), versions()
+    for position, seed in enumerate(summary.seeds):
+        alone = Summary({m: [r[position]] for m, r in summary.results.items()}, summary.bootstrap, summary.trials)
+        spans = alone.intervals()
+        rows = [
+            {
+                "method": method,
+                "setting": {key: setting},
+                "metrics": {**metrics, "permutation_delta": result.permutation_delta},
+                "intervals": {m: [spans[method, setting, m].low, spans[method, setting, m].high] for m in metrics},
+                "parameters": result.parameters,
+                "cpu_seconds": round(result.cpu_seconds, 2),
+            }
+            for method, (result,) in alone.results.items()
+            for setting, metrics in result.metrics.items()
+        ]
+        comparisons = [
+            {
+                "first": c.first,
+                "second": c.second,
+                "setting": {key: c.setting},
+                "metric": c.metric,
+                "difference": c.difference.value,
+                "interval": [c.difference.low, c.difference.high],
+            }
+            for c in alone.comparisons()
+        ]
+        made[seed] = {
+            "experiment": experiment.name,
+            "scale": experiment.scale,
+            "seed": seed,
+            "zoo": zoo,
+            "rows": rows,
+            "comparisons": comparisons,
+            "config": config,
+            "versions": found,
+            "commit": stamp,
+        }
+    return made
+
+
+def read_records(root: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """All records below ``root``: experiment to scale to records in the order of their seeds.
+
+    Raises:
+        RecordError: records lack keys, lie in the wrong place, or mix zoos in a scale; all faults at once.
+    """
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    faults: list[str] = []
+    for path in sorted(root.glob("*/*/*-seed*.json")):
+        record = read_json(path)
+        faults += _faults(path, record, root)
+        if not faults:
+            found.setdefault(record["experiment"], {}).setdefault(record["scale"], []).append(record)
+    for experiment, scales in found.items():
+        for scale, records in scales.items():
+            records.sort(key=lambda record: int(record["seed"]))
+            faults += _mixed(f"{experiment}/{scale}", records)
+    if faults:
+        raise RecordError("\n  ".join([f"the run records under {root} cannot be reported:", *faults]))
+    return found
+
+
+def _faults(path: Path, record: Any, root: Path) -> list[str]:
+    if not isinstance(record, Mapping):
+        return [f"{path}: not an object"]
+    missing = sorted(RECORD_KEYS - record.keys())
+    if missing:
+        return [f"{path}: lacks {', '.join(missing)}; run the experiment again with record={root}"]
+    faults = []
+    if path != record_path(root, record["experiment"], record["scale"], record["seed"]):
+        faults.append(f"{path}: belongs at {record_path(root, record['experiment'], record['scale'], record['seed'])}")
+    for number, row in enumerate(record["rows"]):
+        lacking = sorted(ROW_KEYS - row.keys())
+        if lacking:
+            faults.append(f"{path}: row {number} lacks {', '.join(lacking)}")
+    return faults
+
+
+def _mixed(where: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    zoos = {str(record["zoo"]) for record in records}
+    rows = {tuple((row["method"], str(row["setting"])) for row in record["rows"]) for record in records}
+    faults = (
+        [f"{where}: seeds used different zoos ({', '.join(sorted(zoos))}); run all seeds again"]
+        if len(zoos) > 1
+        else []
+    )
+    if len(rows) > 1:
+        faults.append(f"{where}: seeds have different rows; run all seeds again")
+    return faults

@@ -1,0 +1,136 @@
+"""Every YAML file composes, every experiment runs at tiny size, and ``scale`` decides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config import CONFIG_DIR, ConfigError, parse
+from experiments.run import run
+
+FILES = sorted(CONFIG_DIR.rglob("*.yaml"))
+EXPERIMENTS = [
+    path.relative_to(CONFIG_DIR / "experiment").with_suffix("").as_posix()
+    for path in FILES
+    if path.is_relative_to(CONFIG_DIR / "experiment")
+]
+SCALES = [path.stem for path in FILES if path.parent == CONFIG_DIR / "scale"]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("train", overrides=["output=unused", *overrides])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIG_DIR).as_posix())
+def test_every_file_is_reached_from_the_root_and_composes(path: Path) -> None:
+    group, _, name = path.relative_to(CONFIG_DIR).with_suffix("").as_posix().partition("/")
+    first = f"experiment={EXPERIMENTS[0]}"
+    overrides = {
+        "train": [first],
+        "model": [first, f"+model@methods.one_more.model={name}"],
+        "experiment": [f"experiment={name}"],
+        "sizes": [f"experiment={name.rpartition('/')[0]}", f"scale={name.rpartition('/')[2]}"],
+    }
+    config = parse(composed(*overrides.get(group, [first, f"{group}={name}"])))
+    if group == "experiment":
+        assert config.name == name
+    if group == "model":
+        assert config.methods[-1].name == "one_more"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_states_its_cost_and_its_report(name: str) -> None:
+    config = parse(composed(f"experiment={name}"))
+    assert config.budget_minutes > 0
+    assert config.report["setting"]
+    methods = {method.name for method in config.methods}
+    for claim in config.report.get("claims", []):
+        assert {claim["better"], claim["worse"]} <= methods
+    assert set(config.report.get("paper", {})) <= methods
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_scale_changes_every_experiment_in_size_and_not_in_kind(name: str) -> None:
+    plain = {scale: OmegaConf.to_container(composed(f"experiment={name}", f"scale={scale}")) for scale in SCALES}
+    small, paper = plain["small"], plain["paper"]
+    assert isinstance(small, dict)
+    assert isinstance(paper, dict)
+    assert {**small, "scale": None} != {**paper, "scale": None}
+    for scale in SCALES:
+        assert plain[scale]["scale"] == scale
+        assert set(plain[scale]["methods"]) == set(small["methods"])
+        assert plain[scale]["task"]["_target_"] == small["task"]["_target_"]
+
+
+def test_sizes_win_over_the_experiment_and_the_command_line_wins_over_sizes() -> None:
+    name = EXPERIMENTS[0]
+    sizes = OmegaConf.load(CONFIG_DIR / "sizes" / name / "paper.yaml")
+    assert composed(f"experiment={name}", "scale=paper").seeds == sizes.seeds
+    assert composed(f"experiment={name}", "scale=paper", "seeds=[7]").seeds == [7]
+
+
+@pytest.mark.parametrize("override", ["optim.learning_rate=1", "tuning.trails=2", "zoo.sise=3", "colour=red"])
+def test_an_unknown_override_is_an_error(override: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=override.partition("=")[0]):
+        composed(f"experiment={EXPERIMENTS[0]}", override)
+
+
+@pytest.mark.parametrize("override", ["scale=smal", "experiment=weightnet/property"])
+def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(override: str) -> None:
+    with pytest.raises(MissingConfigException, match="Available options"):
+        composed(f"experiment={EXPERIMENTS[0]}", override)
+
+
+def faults(*overrides: str, **changes: Any) -> str:
+    config = composed(f"experiment={EXPERIMENTS[0]}", *overrides)
+    OmegaConf.set_struct(config, False)
+    with pytest.raises(ConfigError) as caught:
+        parse(OmegaConf.merge(config, changes))  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_added_keys_that_nobody_reads_are_named_with_the_known_ones() -> None:
+    text = faults("+optim.momentum=0.9", "+colour=red")
+    assert "colour: unknown; known are bootstrap, " in text
+    text = faults("+methods.flat_mlp.epochs=3", "+trainer.max_epochs=3")
+    assert "methods.flat_mlp.epochs: unknown; known are model, optim, trainer, tuning" in text
+    assert "trainer.max_epochs: unknown; known are accelerator, " in text
+
+
+def test_all_faults_come_at_once_with_place_and_remedy() -> None:
+    text = faults("optim.schedule=linear", "seeds=[0,0]", "tuning.trials=99", "trainer.epochs=0")
+    assert text.startswith(f"there are {text.count(chr(10))} faults in the config of {EXPERIMENTS[0]}:")
+    assert "seeds: [0, 0] is not a list of different integers, for instance seeds=[0,1,2]" in text
+    assert "tuning.trials asks every method for 99; list more, or lower tuning.trials" in text
+    text = faults("optim.schedule=linear", "trainer.epochs=0")
+    assert "optim.schedule: 'linear' is not one of constant, cosine, onecycle" in text
+    assert "trainer.epochs: 0 must be at least 1" in text
+
+
+def test_a_setting_that_changes_what_is_not_there_is_refused() -> None:
+    text = faults(methods={"flat_mlp": {"tuning": [{"optim": {"optimiser": {"lr": 1.0}}}]}})
+    assert "methods.flat_mlp.tuning[0].optim.optimiser: unknown here; known are optimizer, " in text
+
+
+def test_every_method_gets_the_same_number_of_settings() -> None:
+    config = parse(composed(f"experiment={EXPERIMENTS[0]}", "tuning.trials=2"))
+    assert {len(method.trials) for method in config.methods} == {2}
+    for method in config.methods:
+        assert method.trials[0] != method.trials[1], f"{method.name} tries one setting twice"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_at_tiny_size(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHNETS_ZOO_ROOT", str(tmp_path / "zoos"))
+    config = composed(f"experiment={name}", "scale=tiny", f"record={tmp_path / 'records'}")
+    run(config, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics["models"]) == set(config.methods)
+    assert sorted((tmp_path / "records").rglob("tiny-seed*.json"))
