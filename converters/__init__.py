@@ -13,6 +13,7 @@ from converters.errors import (
     WeightsError,
 )
 from converters.execute import execute
+from converters.load_weights import load_weights
 from converters.neuron_graph import Extras, NeuronGraph, NeuronGraphs, same_structure
 from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
 from converters.symmetry import Permutation, SymmetryReport, permute, relabelling, sample_permutation, verify
@@ -48,6 +49,7 @@ __all__ = [
     "WeightsError",
     "collate",
     "execute",
+    "load_weights",
     "permute",
     "relabelling",
     "same_structure",

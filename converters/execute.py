@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch_geometric.data import Batch
 
 from converters.errors import StructureMismatch
@@ -58,7 +59,22 @@ def execute(
     named = {name: weights[name] for name, _ in program.named_refs} if program.named_refs else {}
     if not many:
         return _run(program, named, tensors)
-    return torch.func.vmap(lambda w: _run(program, w, tensors), randomness="error", chunk_size=chunk_size)(named)
+    return _run_many(program, named, tensors, chunk_size)
+
+
+def _run_many(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor], chunk_size: int | None) -> Any:
+    """All networks at once; one by one where torch cannot batch an operation."""
+    if not program.named_refs:
+        raise StructureMismatch("this network has no parameters, so there is no stack of them to run")
+    run = torch.func.vmap(lambda weights: _run(program, weights, inputs), chunk_size=chunk_size)
+    try:
+        return run(dict(named))
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+    count = next(iter(named.values())).shape[0]
+    each = [_run(program, {name: tensor[i] for name, tensor in named.items()}, inputs) for i in range(count)]
+    return pytree.tree_map(lambda *leaves: torch.stack(leaves), *each)
 
 
 def _bind(program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> list[Tensor]:
@@ -99,23 +115,25 @@ def _signature(program: Program) -> str:
     return ", ".join(shapes)
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    norm = torch.linalg.vector_norm(v, dim=[axis for axis in range(v.dim()) if axis != dim], keepdim=True)
+    return v * (g / norm), norm
+
+
+REPLACED: dict[str, Any] = {
+    "aten.view.default": torch.reshape,
+    "aten._unsafe_view.default": torch.reshape,
+    "aten._weight_norm_interface.default": _weight_norm,
+}
+"""Operations re-run in another form: views of batched tensors may need a copy, fused kernels cannot be batched."""
+
+
 @lru_cache(maxsize=4096)
 def _operator(target: str) -> Any:
+    if target in REPLACED:
+        return REPLACED[target]
     namespace, name, overload = target.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), overload)
-
-
-@lru_cache(maxsize=256)
-def _last_uses(program: Program) -> tuple[tuple[int, ...], ...]:
-    """Per operation, the tensors nobody reads afterwards."""
-    keep: set[int] = set()
-    map_leaves(program.outputs, lambda leaf: keep.add(leaf.index) if isinstance(leaf, Ref) else None)
-    dead: list[tuple[int, ...]] = []
-    for op in reversed(program.ops):
-        ends = tuple({index for index in op.refs() if index not in keep})
-        keep.update(ends)
-        dead.append(ends)
-    return tuple(reversed(dead))
 
 
 def _run(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor]) -> Any:
@@ -130,7 +148,7 @@ def _run(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor]) ->
     batch = traced[0].shape[0] if traced else program.batch
     for index, constant in program.constants:
         tensor = constant.tensor().to(like.device)
-        environment[index] = tensor.to(like.dtype) if tensor.is_floating_point() else tensor
+        environment[index] = tensor.to(like.dtype) if constant.dtype == program.dtype else tensor
 
     def resolve(leaf: Any) -> Any:
         if isinstance(leaf, Ref):
@@ -139,7 +157,7 @@ def _run(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor]) ->
             return leaf.coefficient * batch + leaf.offset
         return leaf.resolve(like) if isinstance(leaf, Symbol) else leaf
 
-    for op, dead in zip(program.ops, _last_uses(program), strict=True):
+    for op, dead in zip(program.ops, program.last_uses, strict=True):
         results = _call(op, resolve)
         for number, value in zip(op.outputs, results, strict=True):
             if number is not None:

@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -103,11 +104,12 @@ class Op:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """Inputs, named tensors, constants, operations and outputs of one forward pass.
 
-    ``batch`` is the batch size of the trace; an output is a nested tuple/dict of :class:`Ref`.
+    ``batch`` is the batch size of the trace, ``dtype`` the one that follows the weights'; an output is a nested
+    tuple/dict of :class:`Ref`.
     """
 
     inputs: tuple[Input, ...]
@@ -118,6 +120,19 @@ class Program:
     outputs: Any
     batch: int
     length: int
+    dtype: str = "float32"
+
+    @cached_property
+    def last_uses(self) -> tuple[tuple[int, ...], ...]:
+        """Per operation, the tensors nobody reads afterwards."""
+        keep: set[int] = set()
+        map_leaves(self.outputs, lambda leaf: keep.add(leaf.index) if isinstance(leaf, Ref) else None)
+        dead: list[tuple[int, ...]] = []
+        for op in reversed(self.ops):
+            ends = tuple({index for index in op.refs() if index not in keep})
+            keep.update(ends)
+            dead.append(ends)
+        return tuple(reversed(dead))
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, dictionaries, numbers and strings."""
@@ -130,6 +145,7 @@ class Program:
             "outputs": encode(self.outputs),
             "batch": self.batch,
             "length": self.length,
+            "dtype": self.dtype,
         }
 
     @classmethod
@@ -144,6 +160,7 @@ class Program:
             outputs=decode(data["outputs"]),
             batch=data["batch"],
             length=data["length"],
+            dtype=data["dtype"],
         )
 
 

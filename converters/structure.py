@@ -151,7 +151,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One entry of the state_dict: name, shape, dtype, and how each of its axes meets the groups."""
+    """One entry of the state_dict: name, shape, dtype, and how each of its axes meets the groups.
+
+    ``grouped`` (grouped convolutions): axis 1 lists, for the rows of cell ``c``, the positions ``c * a`` to
+    ``c * a + a`` of this axis, ``a`` being the length of axis 1.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -159,6 +163,7 @@ class Parameter:
     axes: tuple[Axis, ...]
     buffer: bool = False
     alias_of: str | None = None
+    grouped: Axis | None = None
 
     @property
     def numel(self) -> int:
@@ -363,7 +368,8 @@ def _axis(data: dict[str, Any]) -> Axis:
 
 def _parameter(data: dict[str, Any]) -> Parameter:
     axes = tuple(_axis(axis) for axis in data["axes"])
-    return Parameter(**{**data, "shape": tuple(data["shape"]), "axes": axes})
+    grouped = None if data["grouped"] is None else _axis(data["grouped"])
+    return Parameter(**{**data, "shape": tuple(data["shape"]), "axes": axes, "grouped": grouped})
 
 
 def _layer(data: dict[str, Any]) -> Layer:

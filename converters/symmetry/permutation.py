@@ -11,7 +11,7 @@ from torch_geometric.data import Batch
 
 from converters.errors import StructureMismatch
 from converters.neuron_graph import NeuronGraph, StackedExtras
-from converters.structure import Axis, Structure
+from converters.structure import Axis, Parameter, Structure
 from converters.to_graph import features, to_graph
 from converters.to_state_dict import stacked_weights, to_state_dict
 from converters.weight_space import WeightSpaceFeatures
@@ -73,11 +73,28 @@ class Permutation(Mapping[int, Tensor]):
         """Permute a tensor whose axes from ``first_axis`` on are those of the parameter ``name``."""
         parameter = self.structure.parameter[name]
         place = [p.name for p in self.structure.parameters].index(parameter.alias_of or name) * 8
+        if parameter.grouped is not None:
+            return self._apply_grouped(parameter, tensor, first_axis, place)
         for number, axis in enumerate(parameter.axes):
             index = self.index(axis, place + number)
             if index is not None:
                 tensor = tensor.index_select(first_axis + number, index.to(tensor.device))
         return tensor
+
+    def _apply_grouped(self, parameter: Parameter, tensor: Tensor, first_axis: int, place: int) -> Tensor:
+        """Rows move as axis 0 says; within a row, the inputs of its cell move as ``grouped`` says."""
+        rows, width = parameter.shape[:2]
+        full = cast(Axis, parameter.grouped)
+        height = rows // (len(full) // width)
+        row, column = self.index(parameter.axes[0], place), self.index(full, place + 1)
+        row = torch.arange(rows) if row is None else row
+        column = torch.arange(len(full)) if column is None else column
+        cell = torch.arange(rows) // height
+        columns = column[cell[:, None] * width + torch.arange(width)]
+        if self.coupled:
+            columns = columns - (row // height)[:, None] * width
+        flat = (row[:, None] * width + columns % width).flatten().to(tensor.device)
+        return tensor.flatten(first_axis, first_axis + 1).index_select(first_axis, flat).view_as(tensor)
 
 
 def draw_order(size: int, cells: int, generator: torch.Generator | None) -> Tensor:

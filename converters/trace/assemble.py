@@ -137,10 +137,14 @@ def assemble(
             ids = bundle.ids if bundle is not None else np.full(size, -1, np.int64)
             axes.append(groups.axis(ids, key.rsplit(".", 1)[0]))
         dtype = str(context.recording.dtypes[indices[key]]).removeprefix("torch.")
-        parameters[key] = Parameter(key, labels.shape, dtype, tuple(axes), key in buffers)
+        listed = context.grouped.get(indices[key])
+        grouped = None if listed is None else groups.axis(listed, key)
+        parameters[key] = Parameter(key, labels.shape, dtype, tuple(axes), key in buffers, None, grouped)
     for key, first in aliases.items():
         original = parameters[first]
-        parameters[key] = Parameter(key, original.shape, original.dtype, original.axes, key in buffers, first)
+        parameters[key] = Parameter(
+            key, original.shape, original.dtype, original.axes, key in buffers, first, original.grouped
+        )
     return Structure(
         name=name,
         groups=tuple(groups.groups),

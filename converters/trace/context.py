@@ -35,6 +35,7 @@ class Context:
     labels: dict[int, Labels] = field(default_factory=dict)
     reasons: list[tuple[str, str]] = field(default_factory=list)
     gaps: list[tuple[str, str]] = field(default_factory=list)
+    grouped: dict[int, Ids] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     _places: dict[tuple[str, str], int] = field(default_factory=dict)
     op: Op = field(default_factory=lambda: Op("aten.none.none", (), (), ()))
@@ -266,6 +267,23 @@ class Context:
             return labels.move({axis: axis for axis in range(rank) if axis not in gone}, shape)
         left = [axis for axis in range(rank) if axis not in gone]
         return labels.move({axis: i for i, axis in enumerate(left)}, tuple(labels.shape[axis] for axis in left))
+
+    def along(self, ref: Ref, axis: int) -> Ids:
+        """Ids of one axis, made and told apart where the axis has none."""
+        labels = self.of(ref)
+        bundle = labels.bundle_at(axis)
+        if bundle is not None and bundle.axes == (axis,):
+            return bundle.ids
+        size = labels.shape[axis]
+        ids = self.solver.fresh(size)
+        if bundle is not None:
+            self.freeze_ids(bundle.ids, "its neurons are part of a larger set")
+            self.freeze_ids(ids, "its neurons are part of a larger set")
+        elif axis not in labels.blank:
+            bare = Labels((), frozenset(), labels.source, labels.shape)
+            named = Labels((Bundle((0,), ids),), frozenset(), "", (size,))
+            self.combine([Operand(named, {0: "x"}), Operand(bare, {axis: "x"}, ref.index)], ["x"], {"x": size})
+        return ids
 
     def unsupported(self, reason: str, labels: Iterable[Labels]) -> None:
         """Freeze what an operation without a rule touches; ``strict=True`` raises for these."""

@@ -239,7 +239,7 @@ def _collect(leaf: Any, found: list[Tensor]) -> int | None:
     return len(found) - 1
 
 
-def with_free_batch(first: Recording, second: Recording | None, batch: int, other: int) -> Program:
+def with_free_batch(first: Recording, second: Recording | None, batch: int, other: int, dtype: torch.dtype) -> Program:
     """The program of ``first``; integers that differ in ``second``, run at another batch size, follow the batch."""
     fit = _Fit(batch, other)
     ops = list(first.ops)
@@ -270,6 +270,7 @@ def with_free_batch(first: Recording, second: Recording | None, batch: int, othe
         outputs=first.outputs,
         batch=batch,
         length=len(first.shapes),
+        dtype=str(dtype).removeprefix("torch."),
     )
 
 

@@ -55,7 +55,7 @@ def trace(
     first = record(model, args, kwargs, dtype)
     batch, other = _batch(args, kwargs)
     second = _second(model, args, kwargs, dtype, batch, other)
-    program = with_free_batch(first, second, batch, other)
+    program = with_free_batch(first, second, batch, other, dtype)
     context = propagate(first, program, DEFAULT_RULES if rules is None else rules)
     if strict and context.gaps:
         raise UnsupportedOperation(type(model).__name__, context.gaps)

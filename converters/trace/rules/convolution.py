@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from converters.trace.context import Context, Operand
 from converters.trace.labels import Bundle, Labels
+from converters.trace.rules.reshape import reshape_labels
 
 __all__ = ["RULES", "SPATIAL"]
 
@@ -31,17 +32,71 @@ def convolution(context: Context) -> list[Labels]:
         sizes = {"n": shape[0], "o": channels}
         operands = [Operand(image, {0: "n", 1: "o"}, x.index), Operand(kernel, {0: "o"}, weight.index)]
         out = context.combine(operands, ["n", "o"], sizes)
+    elif transposed:
+        context.unsupported(f"a transposed convolution with {groups} groups has no rule", [image, kernel])
+        out = Labels((), frozenset(), "", (shape[0], shape[1]))
     else:
-        reason = f"a convolution with {groups} groups of {channels // groups} channels has no rule"
-        context.unsupported(reason, [image, kernel])
-        own = kernel.bundle_at(0)
-        bundles = (Bundle((1,), own.ids),) if own is not None and not transposed else ()
-        out = Labels(bundles, frozenset(), "", (shape[0], shape[1]))
+        out = _grouped(context, image, kernel, groups)
     bias = context.op.args[2]
     if bias is not None:
         operands = [Operand(out, {0: "n", 1: "o"}), Operand(context.of(bias), {0: "o"}, bias.index)]
         out = context.combine(operands, ["n", "o"], {"n": shape[0], "o": shape[1]})
     return [Labels(out.bundles, frozenset(), "", shape)]
+
+
+def _grouped(context: Context, image: Labels, kernel: Labels, groups: int) -> Labels:
+    """Groups of channels: inputs and outputs belong to the cell of their group; cells move as wholes."""
+    x, weight = context.tensors()[:2]
+    n, out_channels = context.out_shape[:2]
+    context.labels[x.index], saved = image, context.labels[x.index]
+    inputs = context.along(x, 1)
+    context.labels[x.index] = saved
+    own = kernel.bundle_at(0)
+    outputs = own.ids if own is not None and own.axes == (0,) else context.solver.fresh(out_channels)
+    if own is not None and own.axes != (0,):
+        context.unsupported("the weight of a grouped convolution is computed from other neurons", [image, kernel])
+        context.freeze_ids(outputs, "the weight of a grouped convolution is computed from other neurons")
+    width = len(inputs) // groups
+    cells = inputs if width == 1 else context.solver.fresh(groups)
+    if width > 1:
+        context.solver.member(inputs.reshape(groups, -1), cells[:, None])
+        context.grouped[weight.index] = inputs
+    context.solver.member(outputs.reshape(groups, -1), cells[:, None])
+    return Labels((Bundle((1,), outputs),), frozenset(), "", (n, out_channels))
+
+
+def pixel_shuffle(context: Context) -> list[Labels]:
+    """Pieces of a channel become its pixels: the channel remains."""
+    labels = context.of(context.tensors()[0])
+    rank, factor = len(labels.shape), context.arg(1)
+    axis = rank - 3
+    labels = context.project(labels, range(rank - 2, rank), "fixed", SPATIAL)
+    split = (*labels.shape[:axis], labels.shape[axis] // factor**2, factor**2, *labels.shape[axis + 1 :])
+    parted = context.project(reshape_labels(context, labels, split), [axis + 1], "fixed", SPATIAL)
+    kept = {a: a - (a > axis) for a in range(rank + 1) if a != axis + 1}
+    return [parted.move(kept, context.out_shape)]
+
+
+def pixel_unshuffle(context: Context) -> list[Labels]:
+    """Pixels become pieces of their channel."""
+    labels = context.of(context.tensors()[0])
+    rank, factor = len(labels.shape), context.arg(1)
+    axis = rank - 3
+    labels = context.project(labels, range(rank - 2, rank), "fixed", SPATIAL)
+    shape = (*labels.shape[:axis], labels.shape[axis], factor**2, *context.out_shape[axis + 1 :])
+    kept = {a: a + (a > axis) for a in range(rank)}
+    return [reshape_labels(context, labels.move(kept, shape), context.out_shape)]
+
+
+def channel_shuffle(context: Context) -> list[Labels]:
+    """Channels in another, known order."""
+    labels = context.of(context.tensors()[0])
+    groups, channels = context.arg(1), labels.shape[1]
+    split = (labels.shape[0], groups, channels // groups, *labels.shape[2:])
+    parted = reshape_labels(context, labels, split)
+    swap = {1: 2, 2: 1} | {a: a for a in range(len(split)) if a not in (1, 2)}
+    swapped = tuple(split[{v: k for k, v in swap.items()}[a]] for a in range(len(split)))
+    return [reshape_labels(context, parted.move(swap, swapped), context.out_shape)]
 
 
 def spatial(context: Context) -> list[Labels]:
@@ -68,4 +123,12 @@ POOLS = (
     "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"
 ).split()
 
-RULES = {"convolution": convolution, "_convolution": convolution, **dict.fromkeys(POOLS, spatial)}
+RULES = {
+    "convolution": convolution,
+    "_convolution": convolution,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    **dict.fromkeys(POOLS, spatial),
+}

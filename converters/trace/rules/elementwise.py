@@ -58,7 +58,7 @@ UNARY = (
     "relu gelu silu tanh sigmoid sin cos tan asin acos atan sinh cosh asinh acosh atanh elu leaky_relu softplus "
     "hardtanh hardswish hardsigmoid mish exp exp2 expm1 log log2 log10 log1p abs neg sqrt rsqrt reciprocal square sign sgn "
     "floor ceil round trunc frac erf erfc erfinv clamp clamp_min clamp_max log_sigmoid_forward logit nan_to_num relu6 selu "
-    "celu softshrink hardshrink threshold isnan isinf isfinite logical_not bitwise_not sinc lgamma digamma "
+    "celu rrelu_with_noise softshrink hardshrink threshold isnan isinf isfinite logical_not bitwise_not sinc lgamma digamma "
     "special_erfcx"
 ).split()
 BINARY = (

@@ -139,18 +139,12 @@ def _joined(
     if not any(bundle is not None for bundle in found):
         return Labels(rest.bundles, rest.blank, source, shape)
     ids = []
-    for piece, bundle, ref in zip(labels, found, refs, strict=True):
-        size = piece.shape[axis]
+    for bundle, ref in zip(found, refs, strict=True):
         if bundle is not None:
             context.solver.mark(bundle.ids, f"{context.where}, piece {ref.index} of tensor {context.op.outputs[0]}")
             ids.append(bundle.ids)
             continue
-        new = context.solver.fresh(size)
-        if axis not in piece.blank:
-            unnamed = Operand(Labels((), frozenset(), piece.source, piece.shape), {axis: "x"}, ref.index)
-            named = Operand(Labels((Bundle((0,), new),), frozenset(), "", (size,)), {0: "x"})
-            context.combine([named, unnamed], ["x"], {"x": size})
-        ids.append(new)
+        ids.append(context.along(ref, axis))
     whole = Bundle((axis,), np.concatenate(ids))
     return Labels((*rest.bundles, whole), rest.blank, source, shape)
 

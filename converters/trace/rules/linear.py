@@ -89,6 +89,7 @@ RULES = {
     "mm": mm,
     "mv": mv,
     "dot": dot,
+    "vdot": dot,
     "bmm": bmm,
     "addmm": addmm,
     "baddbmm": baddbmm,

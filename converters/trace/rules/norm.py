@@ -39,6 +39,13 @@ def group_norm(context: Context) -> list[Labels]:
     return [out, *[Labels((), frozenset(), "", context.shape(i)) for i in context.op.outputs[1:] if i is not None]]
 
 
+def weight_norm(context: Context) -> list[Labels]:
+    """``_weight_norm_interface(v, g, dim)``: as ``v * g / norm(v)``."""
+    v, g = context.tensors()[:2]
+    out = context.combine(*aligned(context, [v, g], context.shape(v)))
+    return [out, context.of(g)]
+
+
 def layer_norm(context: Context) -> list[Labels]:
     """``native_layer_norm(x, normalized_shape, weight, bias, eps)``: coupled, but in no order."""
     x = context.op.args[0]
@@ -114,6 +121,7 @@ RULES = {
     "_native_batch_norm_legit": batch_norm,
     "cudnn_batch_norm": batch_norm,
     "native_group_norm": group_norm,
+    "_weight_norm_interface": weight_norm,
     "native_layer_norm": layer_norm,
     "_fused_rms_norm": rms_norm,
     "_softmax": softmax,

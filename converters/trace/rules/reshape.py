@@ -167,7 +167,24 @@ def expand(context: Context) -> list[Labels]:
     return [labels.move({axis: axis + shift for axis in stays}, shape, grown)]
 
 
+def repeat(context: Context) -> list[Labels]:
+    """Copies along axes: each copy of a neuron is a piece of it."""
+    labels = context.of(context.tensors()[0])
+    shape = context.out_shape
+    shift = len(shape) - len(labels.shape)
+    inner = tuple(size for axis, old in enumerate(shape) for size in _copies(axis - shift, old, labels.shape))
+    rank = len(shape)
+    spread = {axis: 2 * (axis + shift) + 1 for axis in range(len(labels.shape))}
+    copies = [2 * axis for axis in range(rank) if inner[2 * axis] > 1]
+    return [reshape_labels(context, labels.move(spread, inner, copies), shape)]
+
+
+def _copies(axis: int, size: int, old: tuple[int, ...]) -> tuple[int, int]:
+    return (size // old[axis], old[axis]) if axis >= 0 else (size, 1)
+
+
 RULES = {
+    "repeat": repeat,
     "view": view,
     "_unsafe_view": view,
     "reshape": view,
