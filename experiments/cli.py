@@ -27,6 +27,7 @@ from converters import (
     trace,
     verify,
 )
+from experiments import report
 from experiments.files import atomic_path, write_text
 
 __all__ = ["main"]
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Console], int] = options.command
     try:
-        return command(options, Console())
+        return command(options, Console(soft_wrap=True))
     except (CommandError, ConversionError, OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -92,9 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--networks", type=int, default=8, help="how many to measure again [%(default)s]")
     check.set_defaults(command=_zoo_verify)
 
-    report = commands.add_parser("report", help="write docs/results.md from the run records", add_help=False)
-    report.set_defaults(command=_report)
-    report.add_argument("arguments", nargs=argparse.REMAINDER, help="see graphnets report --help")
+    page = commands.add_parser("report", help="write docs/results.md from the run records")
+    report.add_arguments(page)
+    page.set_defaults(command=lambda options, console: report.execute(options))
     return parser
 
 
@@ -189,9 +190,9 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
         console.print("guessed from names and shapes alone; give --module to trace the network itself")
     if module is None or options.no_verify:
         return 0
-    report = verify(module, _example(options.input), structure)
-    console.print(str(report), markup=False)
-    return 0
+    proof = verify(module, _example(options.input), structure)
+    console.print(str(proof), markup=False, highlight=False)
+    return 0 if proof.sound else 1
 
 
 def _table(*columns: str) -> Table:
@@ -285,15 +286,9 @@ def _zoo_info(options: argparse.Namespace, console: Console) -> int:
 def _zoo_verify(options: argparse.Namespace, console: Console) -> int:
     from experiments.zoo import verify as verify_zoo
 
-    report = verify_zoo(options.path, options.networks)
-    console.print(str(report), markup=False, highlight=False)
-    return 0 if report.ok else 1
-
-
-def _report(options: argparse.Namespace, console: Console) -> int:
-    from experiments.report import main as report_main
-
-    return report_main(options.arguments)
+    found = verify_zoo(options.path, options.networks)
+    console.print(str(found), markup=False, highlight=False)
+    return 0 if found.ok else 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from experiments.evaluation.tables import Cell, Table
 from experiments.files import write_text
 from experiments.records import RecordError, read_records
 
-__all__ = ["Finding", "decide", "main", "results_page"]
+__all__ = ["Finding", "add_arguments", "decide", "execute", "main", "results_page"]
 
 Record = Mapping[str, Any]
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable at this scale"
@@ -239,16 +239,18 @@ def _findings(records: Sequence[Record], claim: Mapping[str, Any]) -> Iterator[t
         yield setting, decide(found[setting], HIGHER_IS_BETTER[metric])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command, also of ``graphnets report``."""
     parser.add_argument("--runs", type=Path, default=Path("docs/runs"), help="folder of run records [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="page to write [%(default)s]")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
-    options = parser.parse_args(arguments)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Write or check the page; returns the exit status."""
     try:
         page = results_page(options.runs)
-    except (RecordError, ValueError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.check:
@@ -262,6 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_text(options.output, page)
     print(f"wrote {options.output}")
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    add_arguments(parser)
+    return execute(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
