@@ -18,6 +18,7 @@ from converters.neuron_graph import Extras, NeuronGraph, NeuronGraphs, same_stru
 from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
 from converters.symmetry import Permutation, SymmetryReport, permute, relabelling, sample_permutation, verify
 from converters.to_graph import collate, to_graph, to_graphs
+from converters.to_networkx import to_networkx
 from converters.to_state_dict import to_state_dict
 from converters.trace import DEFAULT_RULES, trace
 from converters.vocabulary import ACTIVATIONS, EDGE_TYPES, LAYER_ATTRIBUTES, LAYER_KINDS, NODE_SLOTS
@@ -56,6 +57,7 @@ __all__ = [
     "sample_permutation",
     "to_graph",
     "to_graphs",
+    "to_networkx",
     "to_state_dict",
     "trace",
     "verify",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from itertools import repeat
-
 import networkx
-import torch
 from torch_geometric.data import Batch
 
 from converters.errors import StructureMismatch
-from converters.neuron_graph import NeuronGraph, kernel_columns, topology
+from converters.neuron_graph import NeuronGraph, kernel_columns
+from converters.to_graph import fill
+from converters.vocabulary import NODE_SLOTS
 
 __all__ = ["to_networkx"]
 
@@ -43,7 +41,7 @@ def to_networkx(graph: NeuronGraph) -> networkx.MultiDiGraph:
             f"to_networkx takes one graph, got a batch of {graph.num_graphs}; convert each graph = batch[i] by itself"
         )
     if not graph.is_materialized:
-        graph = copy.copy(graph).materialize()
+        graph = fill(NeuronGraph(), graph.views, graph.structure, None)
     structure = graph.structure
     out = networkx.MultiDiGraph(
         name=structure.name,
@@ -58,8 +56,8 @@ def to_networkx(graph: NeuronGraph) -> networkx.MultiDiGraph:
 
 def _add_nodes(out: networkx.MultiDiGraph, graph: NeuronGraph) -> None:
     structure, values = graph.structure, graph.x.detach()
-    columns = {slot: values[:, i].tolist() for i, slot in enumerate(_slots(graph))}
-    for layer, start in zip(structure.layers, structure.node_offsets, strict=False):
+    columns = dict(zip(NODE_SLOTS, values.t().tolist(), strict=True))
+    for layer, start in zip(structure.layers, structure.node_offsets[:-1], strict=True):
         owned = [slot for slot, _ in layer.slots]
         for index, group in enumerate(layer.axis.group.values.tolist()):
             node = start + index
@@ -77,20 +75,19 @@ def _add_nodes(out: networkx.MultiDiGraph, graph: NeuronGraph) -> None:
 
 def _add_edges(out: networkx.MultiDiGraph, graph: NeuronGraph) -> None:
     structure, weights = graph.structure, graph.edge_attr.detach()
-    ends = topology(structure).edge_index.t().tolist()
-    for block, start, stop in zip(structure.blocks, structure.edge_offsets, structure.edge_offsets[1:], strict=False):
-        named = {"type": block.edge_type, "block": block.name}
+    ends = graph.edge_index.t().tolist()
+    for block, start, stop in zip(
+        structure.blocks, structure.edge_offsets[:-1], structure.edge_offsets[1:], strict=True
+    ):
+        attributes = {"type": block.edge_type, "block": block.name}
         if block.parameter is None:
-            out.add_edges_from((source, target, named) for source, target in ends[start:stop])
+            out.add_edges_from(ends[start:stop], **attributes)
             continue
         columns = kernel_columns(block.kernel, graph.kernel_size)
         kernels = weights[start:stop] if columns is None else weights[start:stop, columns.to(weights.device)]
+        edges = zip(ends[start:stop], kernels.tolist(), strict=True)
         out.add_edges_from(
-            (source, target, {**attributes, "weight": kernel})
-            for (source, target), kernel, attributes in zip(
-                ends[start:stop],
-                kernels.to(torch.float64).tolist(),
-                repeat({**named, "parameter": block.parameter}),
-                strict=False,
-            )
+            ((source, target, {"weight": kernel}) for (source, target), kernel in edges),
+            parameter=block.parameter,
+            **attributes,
         )
