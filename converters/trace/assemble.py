@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.program import Program
 from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
@@ -42,7 +43,7 @@ class _Groups:
         for unit in dict.fromkeys(units[hidden].tolist()):
             at = known[hidden & (units == unit)]
             group[at], member[at] = self._unit(unit, name, role), s.member[ids[at]]
-            slot[at] = np.unique(s.slot[ids[at]], return_inverse=True)[1]
+            slot[at] = _slots(member[at], s.slot[ids[at]], s.raw[ids[at]])
         fixed = ~hidden & (kinds != "kernel")
         for family in dict.fromkeys(families[fixed].tolist()):
             at = known[fixed & (families == family)]
@@ -79,6 +80,15 @@ class _Groups:
         while (candidate := name if count == 1 else f"{name}.{count}") in taken:
             count += 1
         return candidate
+
+
+def _slots(member: Ids, slot: Ids, raw: NDArray[np.uint64]) -> Ids:
+    """Small slot numbers; several occurrences of one piece are told apart by how they came about."""
+    small = np.unique(slot, return_inverse=True)[1].astype(np.int64)
+    if len(np.unique(np.stack([member, small], axis=1), axis=0)) < len(member):
+        small = small * len(raw) + np.unique(raw, return_inverse=True)[1]
+        small = np.unique(small, return_inverse=True)[1].astype(np.int64)
+    return small
 
 
 def _occurrence(values: Ids) -> Ids:

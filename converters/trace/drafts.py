@@ -180,6 +180,7 @@ class Draft:
             block.parameter, block.axes, block.kernel = name, (*axes, *rest), kernel
             self.blocks.append(block)
             self.placed.add(name)
+            self._companions(candidates, source, target)
             return
         tied = any(name in self.placed for name in self.origin.get(weight, ()))
         block = DraftBlock(source, target, "dense", "tied" if tied else edge_type, rows, cols)
@@ -190,6 +191,13 @@ class Draft:
             block.pattern, block.groups = pattern, groups if pattern == "block_diagonal" else 1
             block.cols = 1 if pattern == "diagonal" else cols
             self.blocks.append(block)
+
+    def _companions(self, names: list[str], source: int, target: int) -> None:
+        """Vectors that a weight is computed with (weight norm, spectral norm) belong to its ends' neurons."""
+        for name in names:
+            for layer, slot in ((target, "scale"), (target, "value"), (source, "value")):
+                if self.node_parameter(layer, slot, self.index_of[name]):
+                    break
 
     def _axes(self, name: str, target: Ids, source: Ids) -> tuple[int, int] | None:
         """Which axes of a parameter are the target's and the source's neurons."""

@@ -44,7 +44,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Solution:
-    """Per element: ``unit``, ``member``, ``slot``; if fixed ``family``, ``value``; ``identity`` is equal for equals."""
+    """Per element: ``unit``, ``member``, ``slot``; if fixed ``family``, ``value``; ``identity`` is equal for equals.
+
+    ``raw`` tells apart the occurrences of one element on one axis.
+    """
 
     identity: Ids
     unit: Ids
@@ -52,6 +55,7 @@ class Solution:
     slot: Ids
     family: Ids
     value: Ids
+    raw: Colours
     units: tuple[Unit, ...]
 
 
@@ -132,13 +136,13 @@ class Solver:
         """The pieces ``slots`` (of ``total``) of ``parents``; the same pieces whenever they are asked for."""
         parents, slots = np.broadcast_arrays(parents, slots)
         pairs = list(zip(parents.ravel().tolist(), slots.ravel().tolist(), strict=True))
-        new = [pair for pair in dict.fromkeys(pairs) if (*pair, total) not in self._child]
+        new = [pair for pair in dict.fromkeys(pairs) if (pair[0], pair[1], total) not in self._child]
         if new:
             ids = self.fresh(len(new))
-            self._child.update({(*pair, total): int(i) for pair, i in zip(new, ids, strict=True)})
+            self._child.update({(pair[0], pair[1], total): int(i) for pair, i in zip(new, ids, strict=True)})
             table = np.array(new, dtype=np.int64)
             self.keyed(ids, table[:, 0], table[:, 1] * (2**20) + total)
-        return np.array([self._child[(*pair, total)] for pair in pairs], dtype=np.int64).reshape(parents.shape)
+        return np.array([self._child[pair[0], pair[1], total] for pair in pairs], dtype=np.int64).reshape(parents.shape)
 
     def known_parents(self, ids: Ids) -> tuple[Ids, Ids] | None:
         """Parent and slot of every element, if each has one."""
@@ -164,16 +168,23 @@ class Solver:
     def solve(self) -> Solution:
         """The units of the largest symmetry that provably keeps every constraint."""
         root = self._closure()
+        raw = self._raw_colours()
         for ids, family in self._repeats:
-            here = root[ids]
-            _, inverse, counts = np.unique(here, return_inverse=True, return_counts=True)
-            if (counts > 1).any():
-                self.label(ids[counts[inverse] > 1], np.arange((counts[inverse] > 1).sum()), family)
+            _, inverse, counts = np.unique(root[ids], return_inverse=True, return_counts=True)
+            twice = counts[inverse] > 1
+            if not twice.any():
+                continue
+            pairs = np.unique(np.stack([root[ids].astype(np.uint64), raw[ids]], axis=1), axis=0)
+            if len(pairs) == len(ids):
+                kinds = np.unique(raw[ids], return_inverse=True)[1]
+                self.label(ids, kinds.astype(np.int64), self.family("mark", "copies", "which copies it has"))
+            else:
+                self.label(ids[twice], np.arange(twice.sum()), family)
         while True:
             colour = self._refine(root)
             unsound = self._unsound(root, colour)
             if unsound is None:
-                return self._units(root, colour)
+                return self._units(root, colour, raw)
             ids, reason = unsound
             self.freeze(ids, self.family("fixed", "the structure", reason))
 
@@ -224,6 +235,14 @@ class Solver:
             if same.any():
                 yield parents[order][1:][same], parents[order][:-1][same]
 
+    def _raw_colours(self) -> Colours:
+        """Origin and labels of every element before any union: what tells its occurrences apart."""
+        raw = mix(np.repeat(np.arange(len(self._origins)), self._origins))
+        for ids, values, family in self._labels:
+            table = np.unique(np.stack([ids, values], axis=1), axis=0)
+            np.add.at(raw, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
+        return raw
+
     def _refine(self, root: Ids) -> Colours:
         """The coarsest colouring in which equal colours mean equal labels and equally coloured relatives."""
         colour = np.zeros(self.count, np.uint64)
@@ -258,14 +277,16 @@ class Solver:
     def _unsound(self, root: Ids, colour: Colours) -> tuple[Ids, str] | None:
         """Elements whose movement two parents would have to decide together, which no unit can express."""
         parents = self._parents(root, colour)
+        heads, counts = np.unique(colour[np.unique(root)], return_counts=True)
+        size = dict(zip(heads.tolist(), counts.tolist(), strict=True))
         doubtful: set[int] = set()
-        for child, have in parents.items():
+        for have in parents.values():
             if len(have) > 1 and not self._chain(have, parents):
-                doubtful.update((child, *have))
+                ranked = sorted(have, key=lambda p: (-size[int(colour[p])], int(colour[p])))
+                doubtful.update(ranked[1:] if len({int(colour[p]) for p in ranked}) > 1 else ranked)
         if not doubtful:
             return None
-        reason = "its neurons are tied to two independently permutable sets at once"
-        return np.array(sorted(doubtful), dtype=np.int64), reason
+        return np.array(sorted(doubtful), dtype=np.int64), "its neurons are tied to two permutable sets at once"
 
     @staticmethod
     def _chain(have: dict[int, int], parents: dict[int, dict[int, int]]) -> bool:
@@ -286,7 +307,7 @@ class Solver:
         above = {q for p in have for q in parents.get(p, {})}
         return next(p for p in have if p not in above)
 
-    def _units(self, root: Ids, colour: Colours) -> Solution:
+    def _units(self, root: Ids, colour: Colours, raw: Colours) -> Solution:
         parents = self._parents(root, colour)
         n = self.count
         unit, member, slot = (np.full(n, -1, np.int64) for _ in range(3))
@@ -328,7 +349,7 @@ class Solver:
         fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
         fixed &= np.array([len(u.ids) for u in units])[unit] == 1 if units else False
         identity = np.where(fixed, n + family * (1 << 32) + value, root)[root]
-        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], tuple(units))
+        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], raw, tuple(units))
 
     def _inherit(self, root: Ids, family: Ids, value: Ids) -> None:
         """Pieces of fixed elements are fixed for the same cause."""

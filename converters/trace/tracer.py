@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from converters.errors import ExampleInputError, UnsupportedOperation
+from converters.program import Program
 from converters.structure import Structure
 from converters.trace.assemble import assemble
 from converters.trace.propagate import Rule, propagate
@@ -52,10 +53,7 @@ def trace(
     args, kwargs = _arguments(model, example_inputs)
     state, aliases, buffers = named_tensors(model)
     dtype = _main_dtype(state)
-    first = record(model, args, kwargs, dtype)
-    batch, other = _batch(args, kwargs)
-    second = _second(model, args, kwargs, dtype, batch, other)
-    program = with_free_batch(first, second, batch, other, dtype)
+    first, program = _recorded(model, args, kwargs, dtype)
     context = propagate(first, program, DEFAULT_RULES if rules is None else rules)
     if strict and context.gaps:
         raise UnsupportedOperation(type(model).__name__, context.gaps)
@@ -102,22 +100,29 @@ def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
-def _batch(args: Any, kwargs: Any) -> tuple[int, int]:
+def _recorded(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype) -> tuple[Recording, Program]:
+    """Two runs at different batch sizes tell which integers follow the batch; one network of the batch suffices."""
     sizes = [tensor.shape[0] for tensor in _tensors(args, kwargs) if tensor.dim()]
-    batch = sizes[0] if sizes else 1
-    return batch, batch + max(batch, 2)
+    batch = sizes[0] if sizes else 0
+    for small, large in ((1, 3), (batch, batch + max(batch, 2))) if batch else ():
+        first = _resized(model, args, kwargs, dtype, batch, small)
+        second = _resized(model, args, kwargs, dtype, batch, large) if first is not None else None
+        if first is not None and second is not None:
+            program = with_free_batch(first, second, small, large, dtype)
+            if any(any(spec.free) for spec in program.inputs):
+                return first, program
+    alone = record(model, args, kwargs, dtype)
+    return alone, with_free_batch(alone, None, batch, batch + 1, dtype)
 
 
-def _second(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype, batch: int, other: int) -> Recording | None:
-    """The same network at another batch size, or None where it does not run on one."""
+def _resized(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype, batch: int, size: int) -> Recording | None:
+    """The network run at another batch size, or None where it does not run on one."""
 
     def resize(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != batch or not batch:
+        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != batch:
             return leaf
-        return leaf.repeat(-(-other // batch), *([1] * (leaf.dim() - 1)))[:other]
+        return leaf.repeat(-(-size // batch), *([1] * (leaf.dim() - 1)))[:size]
 
-    if not any(tensor.dim() and tensor.shape[0] == batch for tensor in _tensors(args, kwargs)):
-        return None
     try:
         return record(model, pytree.tree_map(resize, args), pytree.tree_map(resize, kwargs), dtype)
     except ExampleInputError:

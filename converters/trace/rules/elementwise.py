@@ -54,23 +54,23 @@ def arange(context: Context) -> list[Labels]:
     return [Labels((), frozenset(), "constant", context.out_shape)]
 
 
-UNARY = (
-    "relu gelu silu tanh sigmoid sin cos tan asin acos atan sinh cosh asinh acosh atanh elu leaky_relu softplus "
-    "hardtanh hardswish hardsigmoid mish exp exp2 expm1 log log2 log10 log1p abs neg sqrt rsqrt reciprocal square sign sgn "
-    "floor ceil round trunc frac erf erfc erfinv clamp clamp_min clamp_max log_sigmoid_forward logit nan_to_num relu6 selu "
-    "celu rrelu_with_noise softshrink hardshrink threshold isnan isinf isfinite logical_not bitwise_not sinc lgamma digamma "
-    "special_erfcx"
-).split()
-BINARY = (
-    "add sub rsub mul div pow remainder fmod floor_divide maximum minimum fmax fmin atan2 eq ne lt le gt ge where "
-    "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor masked_fill lerp addcmul addcdiv "
-    "_prelu_kernel copysign hypot heaviside xlogy logaddexp"
-).split()
+UNARY = """
+    relu gelu silu tanh sigmoid sin cos tan asin acos atan sinh cosh asinh acosh atanh elu leaky_relu softplus hardtanh
+    hardswish hardsigmoid mish exp exp2 expm1 log log2 log10 log1p abs neg sqrt rsqrt reciprocal square sign sgn floor
+    ceil round trunc frac erf erfc erfinv clamp clamp_min clamp_max log_sigmoid_forward logit nan_to_num relu6 selu celu
+    rrelu_with_noise softshrink hardshrink threshold isnan isinf isfinite logical_not bitwise_not sinc lgamma digamma
+    special_erfcx
+""".split()
+BINARY = """
+    add sub rsub mul div pow remainder fmod floor_divide maximum minimum fmax fmin atan2 eq ne lt le gt ge where
+    logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor masked_fill lerp addcmul addcdiv
+    _prelu_kernel copysign hypot heaviside xlogy logaddexp
+""".split()
 COPIES = "clone alias _to_copy lift_fresh lift_fresh_copy contiguous detach _conj positive view_copy".split()
-BLANK_OPS = (
-    "zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty "
-    "scalar_tensor empty_strided new_empty_strided"
-).split()
+BLANK_OPS = """
+    zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
+    scalar_tensor empty_strided new_empty_strided
+""".split()
 
 RULES = {
     **dict.fromkeys(UNARY, elementwise),

@@ -210,6 +210,19 @@ def slice_scatter(context: Context) -> list[Labels]:
     return [context.combine([whole, rest], letters, dict(zip(letters, labels.shape, strict=True)))]
 
 
+def glu(context: Context) -> list[Labels]:
+    """The first half of an axis gated by the second: the halves are united."""
+    x = context.tensors()[0]
+    labels = context.of(x)
+    rank, shape = len(labels.shape), context.out_shape
+    axis = context.arg(1, "dim", -1) % rank
+    half = shape[axis]
+    parts = [_taken(context, labels, axis, slice(i * half, (i + 1) * half), shape) for i in (0, 1)]
+    letters = [str(a) for a in range(rank)]
+    operands = [Operand(part, dict(enumerate(letters)), x.index) for part in parts]
+    return [context.combine(operands, letters, dict(zip(letters, shape, strict=True)))]
+
+
 RULES: dict[str, Callable[[Context], list[Labels]]] = {
     "slice": slice_,
     "select": select,
@@ -221,6 +234,7 @@ RULES: dict[str, Callable[[Context], list[Labels]]] = {
     "index": index,
     "index_select": index,
     "cat": cat,
+    "glu": glu,
     "stack": stack,
     "constant_pad_nd": pad,
     "slice_scatter": slice_scatter,

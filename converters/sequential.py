@@ -1,0 +1,264 @@
+"""Guesses the structure of a bare state_dict: a chain of linear, convolution and norm layers, nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from converters.errors import StructureMismatch
+from converters.structure import Structure
+from converters.trace import trace
+
+__all__ = ["guess_structure"]
+
+CONVOLUTIONS: Mapping[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+BATCH_NORMS: Mapping[int, type[nn.Module]] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOLS: Mapping[int, type[nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+
+BRANCHES = ("downsample", "shortcut", "skip", "residual", "attn", "attention", "embed", "gate", "transformer", "encoder")
+"""Names that say the network is more than a chain."""
+
+MAX_SEARCH = 10_000
+REMEDY = "Pass structure=trace(model, example_inputs), or pass the module itself to to_graph."
+
+
+def guess_structure(weights: Mapping[str, Tensor]) -> Structure:
+    """The structure of a plain MLP or CNN, from the names and shapes of its state_dict alone.
+
+    Modules are taken in the state_dict's order, or where that was sorted away (as safetensors do), in the order of the
+    numbers in their names. Recognised are Linear, Conv1d-3d (depthwise too), BatchNorm, LayerNorm after Linear, and
+    convolution -> pooling or flatten -> Linear. What names and shapes do not tell is chosen and hence not to be relied
+    on: ReLU as activation, stride 1, padding that keeps the size, a global average pool where a Linear takes one number
+    per channel, an input just large enough. The groups do not depend on these choices.
+
+    Returns:
+        a structure with ``certified=False``.
+
+    Raises:
+        StructureMismatch: the tensors form no chain, or more than one; what could not be placed is listed.
+
+    >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> guess = guess_structure(net.state_dict())
+    >>> guess.groups == trace(net).groups, guess.certified
+    (True, False)
+    """
+    modules = _modules(weights)
+    chain = _Chain(weights, _ordered(modules, weights))
+    with torch.no_grad():
+        guess = trace(chain.root, chain.example)
+    return dataclasses.replace(guess, name="Sequential", certified=False)
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The tensors under one prefix, and what layer they are."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    slots: tuple[str, ...]
+
+    def takes(self, size: int | None, spatial: int | None) -> bool:
+        """Whether it can follow ``size`` channels (None: it is the first) on ``spatial`` axes (None: any)."""
+        if size is None:
+            return True
+        if self.kind == "linear":
+            return self.shape[1] % size == 0 if spatial else self.shape[1] == size
+        if self.kind == "convolution":
+            depthwise = self.shape[1] == 1 and self.shape[0] % size == 0
+            return spatial in (None, len(self.shape) - 2) and (self.shape[1] == size or depthwise)
+        return self.shape[0] == size and not (self.kind == "layer_norm" and spatial)
+
+    def gives(self, spatial: int | None) -> tuple[int, int | None]:
+        """Channels and spatial axes after it."""
+        if self.kind == "convolution":
+            return self.shape[0], len(self.shape) - 2
+        return self.shape[0], 0 if self.kind == "linear" else spatial
+
+    @property
+    def stem(self) -> str:
+        """The name without its numbers; modules of one stem are in the order of the numbers."""
+        return re.sub(r"\d+", "#", self.name)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers in the name."""
+        return tuple(int(n) for n in re.findall(r"\d+", self.name))
+
+    def __str__(self) -> str:
+        return f"{self.name or 'the network'} ({self.kind} {list(self.shape)})"
+
+
+def _modules(weights: Mapping[str, Tensor]) -> list[_Module]:
+    """Every prefix as a layer, in the order of the state_dict."""
+    slots: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        prefix, _, slot = name.rpartition(".")
+        slots.setdefault(prefix, {})[slot] = tensor
+    modules, faults = [], []
+    for prefix, tensors in slots.items():
+        kind, why = _kind(tensors)
+        shape = tuple(tensors["weight" if "weight" in tensors else "running_mean"].shape) if kind else ()
+        modules.append(_Module(prefix, kind, shape, tuple(tensors)))
+        if not kind:
+            shapes = ", ".join(f"{slot} {list(tensor.shape)}" for slot, tensor in tensors.items())
+            faults.append(f"{prefix or 'the network'}: {shapes} {why}")
+    faults += [
+        f"{module.name}: its name says that the network is more than a chain"
+        for module in modules
+        if any(word in module.name.lower() for word in BRANCHES)
+    ]
+    faults += _blocks(modules)
+    if not modules:
+        raise StructureMismatch("an empty state_dict has no structure")
+    if faults:
+        raise _refusal(faults)
+    return modules
+
+
+def _kind(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The kind of layer that has these tensors, or why there is none."""
+    slots, shapes = set(tensors), {slot: tuple(tensor.shape) for slot, tensor in tensors.items()}
+    if {"running_mean", "running_var"} <= slots <= STATISTICS | {"weight", "bias"}:
+        vectors = {shapes[slot] for slot in slots - {"num_batches_tracked"}}
+        if len(vectors) == 1 and len(next(iter(vectors))) == 1:
+            return "batch_norm", ""
+    if "weight" in slots and slots <= {"weight", "bias"}:
+        rank = len(shapes["weight"])
+        if shapes.get("bias", shapes["weight"][:1]) == shapes["weight"][:1]:
+            if rank == 2:
+                return "linear", ""
+            if rank in CONVOLUTIONS:
+                return "convolution", ""
+            if rank == 1 and "bias" in slots:
+                return "layer_norm", ""
+    return "", "is no Linear, convolution, BatchNorm or LayerNorm"
+
+
+def _blocks(modules: Sequence[_Module]) -> list[str]:
+    """Numbered blocks with several named weight layers: a class of their own, which may hold skip connections."""
+    inside: dict[str, list[str]] = {}
+    for module in modules:
+        block = re.match(r"(.*\.|)\d+\.(?=[^.]*[A-Za-z])", module.name)
+        if block and module.kind in ("linear", "convolution"):
+            inside.setdefault(block[0].rstrip("."), []).append(module.name)
+    return [
+        f"{block}: holds {', '.join(names)}, a block that may have skip connections, which names do not show"
+        for block, names in inside.items()
+        if len(names) > 1
+    ]
+
+
+def _refusal(faults: Sequence[str]) -> StructureMismatch:
+    listed = "\n  ".join(faults)
+    return StructureMismatch(
+        f"this state_dict is not that of a plain sequential MLP or CNN, {len(faults)} faults:\n  {listed}\n{REMEDY}"
+    )
+
+
+# -- order -------------------------------------------------------------------------------------------------------------
+
+
+def _ordered(modules: list[_Module], weights: Mapping[str, Tensor]) -> list[_Module]:
+    """The modules in the order in which they follow each other."""
+    names = list(weights)
+    stems: dict[str, list[_Module]] = {}
+    for module in modules:
+        stems.setdefault(module.stem, []).append(module)
+    numbered = all(a.numbers <= b.numbers for same in stems.values() for a, b in zip(same, same[1:], strict=False))
+    if numbered and (names != sorted(names) or len(modules) == 1):
+        faults = _breaks(modules)
+        if faults:
+            raise _refusal(faults)
+        return modules
+    queues = [sorted(same, key=lambda module: module.numbers) for _, same in sorted(stems.items())]
+    found = _merges(queues)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        best = sorted(modules, key=lambda module: (module.kind == "linear", module.numbers))
+        raise _refusal(_breaks(best) or ["its names are sorted, and the order of the layers cannot be found"])
+    first, second = (" -> ".join(module.name for module in order) for order in found[:2])
+    raise _refusal([f"its names are not in the order of the layers, and several orders fit: {first}, or {second}"])
+
+
+def _breaks(modules: Sequence[_Module]) -> list[str]:
+    """Every place where a module does not take what the one before gives."""
+    faults: list[str] = []
+    size: int | None = None
+    spatial: int | None = None
+    before = ""
+    for module in modules:
+        if not module.takes(size, spatial):
+            names = ", ".join(f"{module.name}.{slot}" if module.name else slot for slot in module.slots)
+            faults.append(f"{names}: {module} does not take the {size} values per position that {before} gives")
+        size, spatial = module.gives(spatial)
+        before = module.name
+    return faults
+
+
+def _merges(queues: list[list[_Module]]) -> list[list[_Module]]:
+    """Up to two orders that chain and keep the order within every queue."""
+    found: list[list[_Module]] = []
+    total, steps = sum(map(len, queues)), 0
+    stack: list[tuple[tuple[int, ...], list[_Module], int | None, int | None]] = [((0,) * len(queues), [], None, None)]
+    while stack and len(found) < 2 and steps < MAX_SEARCH:
+        steps += 1
+        heads, order, size, spatial = stack.pop()
+        if len(order) == total:
+            found.append(order)
+        for i, head in enumerate(heads):
+            if head < len(queues[i]) and queues[i][head].takes(size, spatial):
+                module = queues[i][head]
+                after = (*heads[:i], head + 1, *heads[i + 1 :])
+                stack.append((after, [*order, module], *module.gives(spatial)))
+    return found if steps < MAX_SEARCH else []
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+class _Steps(nn.Module):
+    """Runs modules in order; they are registered under their own names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[nn.Module] = []  # a plain list registers nothing, so it adds no names
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class _Chain:
+    """A network with these weights and this order; the weights are shared, not copied."""
+
+    def __init__(self, weights: Mapping[str, Tensor], modules: Sequence[_Module]) -> None:
+        self.size: int | None = None
+        self.spatial: int | None = None
+        self.pixels: tuple[int, ...] = ()
+        steps = _Steps()
+        layers = [(module, step) for module in modules for step in self._steps(module)]
+        last = max(i for i, (module, step) in enumerate(layers) if self._is_weight(step) or i == 0)
+        for i, (module, step) in enumerate(layers):
+            if self._is_weight(step) and any(self._is_weight(earlier) for _, earlier in layers[:i]):
+                self._activate(steps)
+            steps.steps.append(step)
+        del last
+        self.root: nn.Module = steps
+        self.example = torch.zeros(1)
+
+    @staticmethod
+    def _is_weight(step: nn.Module) -> bool:
+        return isinstance(step, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
