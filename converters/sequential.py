@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,16 @@ from converters.trace import trace
 __all__ = ["guess_structure"]
 
 CONVOLUTIONS: Mapping[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-BATCH_NORMS: Mapping[int, type[nn.Module]] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+BATCH_NORMS: Mapping[int, type[nn.Module]] = {
+    0: nn.BatchNorm1d,
+    1: nn.BatchNorm1d,
+    2: nn.BatchNorm2d,
+    3: nn.BatchNorm3d,
+}
 POOLS: Mapping[int, type[nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 
-BRANCHES = ("downsample", "shortcut", "skip", "residual", "attn", "attention", "embed", "gate", "transformer", "encoder")
+BRANCHES = ("downsample", "shortcut", "skip", "residual", "attn", "attention", "embed", "gate", "transformer")
 """Names that say the network is more than a chain."""
 
 MAX_SEARCH = 10_000
@@ -50,9 +55,7 @@ def guess_structure(weights: Mapping[str, Tensor]) -> Structure:
     (True, False)
     """
     modules = _modules(weights)
-    chain = _Chain(weights, _ordered(modules, weights))
-    with torch.no_grad():
-        guess = trace(chain.root, chain.example)
+    guess = trace(*_network(weights, _ordered(modules, weights)))
     return dataclasses.replace(guess, name="Sequential", certified=False)
 
 
@@ -83,7 +86,7 @@ class _Module:
         """Channels and spatial axes after it."""
         if self.kind == "convolution":
             return self.shape[0], len(self.shape) - 2
-        return self.shape[0], 0 if self.kind == "linear" else spatial
+        return self.shape[0], spatial if self.kind == "batch_norm" else 0
 
     @property
     def stem(self) -> str:
@@ -118,9 +121,9 @@ def _modules(weights: Mapping[str, Tensor]) -> list[_Module]:
         for module in modules
         if any(word in module.name.lower() for word in BRANCHES)
     ]
-    faults += _blocks(modules)
+    faults += _blocks(modules) + _nested(modules) + _shared(weights)
     if not modules:
-        raise StructureMismatch("an empty state_dict has no structure")
+        raise StructureMismatch(f"an empty state_dict has no structure. {REMEDY}")
     if faults:
         raise _refusal(faults)
     return modules
@@ -129,6 +132,8 @@ def _modules(weights: Mapping[str, Tensor]) -> list[_Module]:
 def _kind(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """The kind of layer that has these tensors, or why there is none."""
     slots, shapes = set(tensors), {slot: tuple(tensor.shape) for slot, tensor in tensors.items()}
+    if not all(tensor.is_floating_point() for slot, tensor in tensors.items() if slot != "num_batches_tracked"):
+        return "", "is not of floating-point numbers"
     if {"running_mean", "running_var"} <= slots <= STATISTICS | {"weight", "bias"}:
         vectors = {shapes[slot] for slot in slots - {"num_batches_tracked"}}
         if len(vectors) == 1 and len(next(iter(vectors))) == 1:
@@ -149,7 +154,7 @@ def _blocks(modules: Sequence[_Module]) -> list[str]:
     """Numbered blocks with several named weight layers: a class of their own, which may hold skip connections."""
     inside: dict[str, list[str]] = {}
     for module in modules:
-        block = re.match(r"(.*\.|)\d+\.(?=[^.]*[A-Za-z])", module.name)
+        block = re.match(r"(.*\.)?[^.]*\d\.(?=[^.]*[A-Za-z])", module.name)
         if block and module.kind in ("linear", "convolution"):
             inside.setdefault(block[0].rstrip("."), []).append(module.name)
     return [
@@ -157,6 +162,30 @@ def _blocks(modules: Sequence[_Module]) -> list[str]:
         for block, names in inside.items()
         if len(names) > 1
     ]
+
+
+def _nested(modules: Sequence[_Module]) -> list[str]:
+    """Modules that own tensors and hold other modules: no plain chain has them."""
+    return [
+        f"{', '.join(f'{outer.name}.{slot}'.lstrip('.') for slot in outer.slots)}: beside the layer {inner.name}"
+        for outer in modules
+        for inner in modules
+        if inner is not outer and inner.name.startswith(f"{outer.name}." if outer.name else "")
+    ]
+
+
+def _shared(weights: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that are one: layers that share weights are permuted together, which a chain does not know."""
+    faults: list[str] = []
+    first: dict[object, str] = {}
+    for name, tensor in weights.items():
+        if not tensor.numel() or tensor.device.type == "meta":
+            continue
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        if place in first:
+            faults.append(f"{name}: shares its memory with {first[place]}")
+        first.setdefault(place, name)
+    return faults
 
 
 def _refusal(faults: Sequence[str]) -> StructureMismatch:
@@ -175,21 +204,20 @@ def _ordered(modules: list[_Module], weights: Mapping[str, Tensor]) -> list[_Mod
     stems: dict[str, list[_Module]] = {}
     for module in modules:
         stems.setdefault(module.stem, []).append(module)
-    numbered = all(a.numbers <= b.numbers for same in stems.values() for a, b in zip(same, same[1:], strict=False))
-    if numbered and (names != sorted(names) or len(modules) == 1):
-        faults = _breaks(modules)
-        if faults:
-            raise _refusal(faults)
+    numbered = all(a.numbers <= b.numbers for same in stems.values() for a, b in itertools.pairwise(same))
+    faults = _breaks(modules)
+    if numbered and names != sorted(names) and not faults:
         return modules
-    queues = [sorted(same, key=lambda module: module.numbers) for _, same in sorted(stems.items())]
-    found = _merges(queues)
+    found = _merges([sorted(same, key=lambda module: module.numbers) for same in stems.values()])
     if len(found) == 1:
         return found[0]
-    if not found:
-        best = sorted(modules, key=lambda module: (module.kind == "linear", module.numbers))
-        raise _refusal(_breaks(best) or ["its names are sorted, and the order of the layers cannot be found"])
-    first, second = (" -> ".join(module.name for module in order) for order in found[:2])
-    raise _refusal([f"its names are not in the order of the layers, and several orders fit: {first}, or {second}"])
+    if found:
+        first, second = (" -> ".join(module.name for module in order) for order in found)
+        raise _refusal([f"the names are not in the order of the layers, and several orders fit: {first}; or {second}"])
+    convolutions_first = sorted(modules, key=lambda module: (module.kind == "linear", module.numbers))
+    raise _refusal(
+        faults if numbered and faults else _breaks(convolutions_first) or ["the layers have no order that fits"]
+    )
 
 
 def _breaks(modules: Sequence[_Module]) -> list[str]:
@@ -229,36 +257,87 @@ def _merges(queues: list[list[_Module]]) -> list[list[_Module]]:
 
 
 class _Steps(nn.Module):
-    """Runs modules in order; they are registered under their own names."""
+    """Runs modules in order. The list is a plain one, so that it adds no names to those of the layers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[nn.Module] = []  # a plain list registers nothing, so it adds no names
+        self._in_order: list[nn.Module] = []
+
+    def add(self, step: nn.Module, name: str | None = None) -> None:
+        """Append a step; with a name (``features.0``) it is registered under it."""
+        self._in_order.append(step)
+        if name is not None:
+            owner: nn.Module = self
+            *path, leaf = name.split(".")
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.add_module(leaf, step)
 
     def forward(self, x: Tensor) -> Tensor:
-        for step in self.steps:
+        """All steps, one after the other."""
+        for step in self._in_order:
             x = step(x)
         return x
 
 
-class _Chain:
-    """A network with these weights and this order; the weights are shared, not copied."""
+def _network(weights: Mapping[str, Tensor], modules: Sequence[_Module]) -> tuple[nn.Module, Tensor]:
+    """A network with these weights, shared and not copied, in this order; and an input for it."""
+    rank = next((len(module.shape) - 2 for module in modules if module.kind == "convolution"), 0)
+    positions = (4,) * rank
+    steps, size, spatial, active = _Steps(), 0, rank, False
+    for module in modules:
+        matrix = module.kind in ("linear", "convolution")
+        if matrix and active:
+            steps.add(nn.ReLU())
+        if module.kind == "linear" and spatial:
+            count, spatial = module.shape[1] // size, 0
+            if count == 1:
+                steps.add(POOLS[rank](1))
+            else:
+                positions = _factors(count, rank)
+            steps.add(nn.Flatten())
+        layer = _layer(module, size, spatial)
+        _assign(layer, {slot: weights[f"{module.name}.{slot}".lstrip(".")] for slot in module.slots})
+        steps.add(layer, module.name or None)
+        size, active = module.shape[0], active or matrix
+    first, like = modules[0], next(t for t in weights.values() if t.is_floating_point())
+    channels = first.shape[1] if first.kind in ("linear", "convolution") else first.shape[0]
+    example = torch.zeros(2, channels, *positions, dtype=like.dtype, device=like.device)
+    return (steps if first.name else layer), example
 
-    def __init__(self, weights: Mapping[str, Tensor], modules: Sequence[_Module]) -> None:
-        self.size: int | None = None
-        self.spatial: int | None = None
-        self.pixels: tuple[int, ...] = ()
-        steps = _Steps()
-        layers = [(module, step) for module in modules for step in self._steps(module)]
-        last = max(i for i, (module, step) in enumerate(layers) if self._is_weight(step) or i == 0)
-        for i, (module, step) in enumerate(layers):
-            if self._is_weight(step) and any(self._is_weight(earlier) for _, earlier in layers[:i]):
-                self._activate(steps)
-            steps.steps.append(step)
-        del last
-        self.root: nn.Module = steps
-        self.example = torch.zeros(1)
 
-    @staticmethod
-    def _is_weight(step: nn.Module) -> bool:
-        return isinstance(step, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+def _layer(module: _Module, size: int, spatial: int) -> nn.Module:
+    """The layer without its tensors; ``size`` channels come in (0: it is the first)."""
+    if module.kind == "linear":
+        return nn.Linear(module.shape[1], module.shape[0], device="meta")
+    if module.kind == "convolution":
+        groups = 1 if module.shape[1] == size or not size else size
+        kind, channels = CONVOLUTIONS[len(module.shape)], module.shape[1] * groups
+        return kind(channels, module.shape[0], module.shape[2:], padding="same", groups=groups, device="meta")
+    if module.kind == "layer_norm":
+        return nn.LayerNorm(module.shape[0], device="meta")
+    return BATCH_NORMS[spatial](module.shape[0], device="meta")
+
+
+def _assign(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a layer exactly these tensors."""
+    for slot in list(layer._parameters):
+        tensor = tensors.get(slot)
+        shared = None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
+        layer.register_parameter(slot, shared)
+    for slot in list(layer._buffers):
+        layer.register_buffer(slot, tensors.get(slot))
+
+
+def _factors(count: int, rank: int) -> tuple[int, ...]:
+    """``rank`` numbers, as equal as can be, whose product is ``count``.
+
+    >>> _factors(49, 2), _factors(12, 2), _factors(7, 1), _factors(12, 3)
+    ((7, 7), (3, 4), (7,), (2, 2, 3))
+    """
+    if rank == 1:
+        return (count,)
+    side = max(d for d in range(1, round(count ** (1 / rank)) + 1) if count % d == 0)
+    return (side, *_factors(count // side, rank - 1))

@@ -64,7 +64,8 @@ def mix(values: Any) -> Colours:
     z = np.asarray(values).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: Colours = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def both(a: Any, b: Any) -> Colours:
@@ -168,12 +169,14 @@ class Solver:
     def solve(self) -> Solution:
         """The units of the largest symmetry that provably keeps every constraint."""
         root = self._closure()
-        raw = self._raw_colours()
+        raw = np.zeros(self.count, np.uint64)
         for ids, family in self._repeats:
             _, inverse, counts = np.unique(root[ids], return_inverse=True, return_counts=True)
             twice = counts[inverse] > 1
             if not twice.any():
                 continue
+            if not raw.any():
+                raw = self._raw_colours()
             pairs = np.unique(np.stack([root[ids].astype(np.uint64), raw[ids]], axis=1), axis=0)
             if len(pairs) == len(ids):
                 kinds = np.unique(raw[ids], return_inverse=True)[1]
@@ -236,12 +239,23 @@ class Solver:
                 yield parents[order][1:][same], parents[order][:-1][same]
 
     def _raw_colours(self) -> Colours:
-        """Origin and labels of every element before any union: what tells its occurrences apart."""
+        """Origin, labels and surroundings of every element before any union: what tells its occurrences apart."""
         raw = mix(np.repeat(np.arange(len(self._origins)), self._origins))
         for ids, values, family in self._labels:
             table = np.unique(np.stack([ids, values], axis=1), axis=0)
             np.add.at(raw, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
-        return raw
+        if not self._unions:
+            return raw
+        a, b = (np.concatenate(side) for side in zip(*self._unions, strict=True))
+        classes = len(np.unique(raw))
+        while True:
+            new = mix(raw)
+            np.add.at(new, a, mix(raw[b] + np.uint64(1)))
+            np.add.at(new, b, mix(raw[a] + np.uint64(1)))
+            after = len(np.unique(new))
+            if after == classes:
+                return raw
+            raw, classes = new, after
 
     def _refine(self, root: Ids) -> Colours:
         """The coarsest colouring in which equal colours mean equal labels and equally coloured relatives."""
