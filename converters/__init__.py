@@ -16,7 +16,16 @@ from converters.execute import execute
 from converters.load_weights import load_weights
 from converters.neuron_graph import Extras, NeuronGraph, NeuronGraphs, same_structure
 from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
-from converters.symmetry import Permutation, SymmetryReport, permute, relabelling, sample_permutation, verify
+from converters.symmetry import (
+    Permutation,
+    SymmetryReport,
+    align,
+    aligned,
+    permute,
+    relabelling,
+    sample_permutation,
+    verify,
+)
 from converters.to_graph import collate, to_graph, to_graphs
 from converters.to_networkx import to_networkx
 from converters.to_state_dict import to_state_dict
@@ -48,6 +57,8 @@ __all__ = [
     "UnsupportedOperation",
     "WeightSpaceFeatures",
     "WeightsError",
+    "align",
+    "aligned",
     "collate",
     "execute",
     "load_weights",
