@@ -89,14 +89,16 @@ class _Module:
         return self.shape[0], spatial if self.kind == "batch_norm" else 0
 
     @property
-    def stem(self) -> str:
-        """The name without its numbers; modules of one stem are in the order of the numbers."""
-        return re.sub(r"\d+", "#", self.name)
+    def tokens(self) -> tuple[tuple[str, int], ...]:
+        """The name cut before its numbers: ``features.10`` is ``(("features.", 10), ("", -1))``."""
+        parts = re.split(r"(\d+)", self.name)
+        return tuple((text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True))
 
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The numbers in the name."""
-        return tuple(int(n) for n in re.findall(r"\d+", self.name))
+    def before(self, other: _Module) -> bool:
+        """Whether the first number in which the two names differ is smaller here."""
+        pairs = itertools.dropwhile(lambda pair: pair[0] == pair[1], zip(self.tokens, other.tokens, strict=False))
+        mine, its = next(pairs, (("", 0), ("", 0)))
+        return mine[0] == its[0] and 0 <= mine[1] < its[1]
 
     def __str__(self) -> str:
         return f"{self.name or 'the network'} ({self.kind} {list(self.shape)})"
@@ -189,9 +191,9 @@ def _shared(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _refusal(faults: Sequence[str]) -> StructureMismatch:
-    listed = "\n  ".join(faults)
+    listed, noun = "\n  ".join(faults), "fault" if len(faults) == 1 else "faults"
     return StructureMismatch(
-        f"this state_dict is not that of a plain sequential MLP or CNN, {len(faults)} faults:\n  {listed}\n{REMEDY}"
+        f"this state_dict is not that of a plain sequential MLP or CNN ({len(faults)} {noun}):\n  {listed}\n{REMEDY}"
     )
 
 
@@ -201,20 +203,17 @@ def _refusal(faults: Sequence[str]) -> StructureMismatch:
 def _ordered(modules: list[_Module], weights: Mapping[str, Tensor]) -> list[_Module]:
     """The modules in the order in which they follow each other."""
     names = list(weights)
-    stems: dict[str, list[_Module]] = {}
-    for module in modules:
-        stems.setdefault(module.stem, []).append(module)
-    numbered = all(a.numbers <= b.numbers for same in stems.values() for a, b in itertools.pairwise(same))
+    numbered = not any(later.before(earlier) for earlier, later in itertools.combinations(modules, 2))
     faults = _breaks(modules)
     if numbered and names != sorted(names) and not faults:
         return modules
-    found = _merges([sorted(same, key=lambda module: module.numbers) for same in stems.values()])
+    found = _orders(modules)
     if len(found) == 1:
         return found[0]
     if found:
         first, second = (" -> ".join(module.name for module in order) for order in found)
         raise _refusal([f"the names are not in the order of the layers, and several orders fit: {first}; or {second}"])
-    convolutions_first = sorted(modules, key=lambda module: (module.kind == "linear", module.numbers))
+    convolutions_first = sorted(modules, key=lambda module: (module.kind == "linear", module.tokens))
     raise _refusal(
         faults if numbered and faults else _breaks(convolutions_first) or ["the layers have no order that fits"]
     )
@@ -235,22 +234,22 @@ def _breaks(modules: Sequence[_Module]) -> list[str]:
     return faults
 
 
-def _merges(queues: list[list[_Module]]) -> list[list[_Module]]:
-    """Up to two orders that chain and keep the order within every queue."""
+def _orders(modules: Sequence[_Module]) -> list[list[_Module]]:
+    """Up to two orders that chain and agree with the numbers in the names."""
+    after = [{i for i, other in enumerate(modules) if other.before(module)} for module in modules]
     found: list[list[_Module]] = []
-    total, steps = sum(map(len, queues)), 0
-    stack: list[tuple[tuple[int, ...], list[_Module], int | None, int | None]] = [((0,) * len(queues), [], None, None)]
+    stack: list[tuple[list[int], int | None, int | None]] = [([], None, None)]
+    steps = 0
     while stack and len(found) < 2 and steps < MAX_SEARCH:
         steps += 1
-        heads, order, size, spatial = stack.pop()
-        if len(order) == total:
-            found.append(order)
-        for i, head in enumerate(heads):
-            if head < len(queues[i]) and queues[i][head].takes(size, spatial):
-                module = queues[i][head]
-                after = (*heads[:i], head + 1, *heads[i + 1 :])
-                stack.append((after, [*order, module], *module.gives(spatial)))
-    return found if steps < MAX_SEARCH else []
+        order, size, spatial = stack.pop()
+        if len(order) == len(modules):
+            found.append([modules[i] for i in order])
+        placed = set(order)
+        for i, module in enumerate(modules):
+            if i not in placed and after[i] <= placed and module.takes(size, spatial):
+                stack.append(([*order, i], *module.gives(spatial)))
+    return found if steps < MAX_SEARCH or len(found) > 1 else []
 
 
 # -- the network -------------------------------------------------------------------------------------------------------
