@@ -97,9 +97,7 @@ class ZooConfig:
             faults = _faults(parsed := cls(**values))
             if not faults:
                 return parsed
-        raise ZooConfigError(
-            "\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults])
-        )
+        raise ZooConfigError("\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults]))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that decides the result, as plain values (execution settings left out)."""

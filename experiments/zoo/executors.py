@@ -18,17 +18,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def in_process(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None
-) -> Iterator[Result]:
+def in_process(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None) -> Iterator[Result]:
     """One task after the other, here."""
     for task in tasks:
         yield function(task)
 
 
-def processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None
-) -> Iterator[Result]:
+def processes(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None) -> Iterator[Result]:
     """Worker processes of one thread each; results come as they are ready.
 
     Workers are spawned, so a script that calls this needs the usual ``if __name__ == "__main__":``.
@@ -46,9 +42,7 @@ def processes(
         pool.shutdown(cancel_futures=True)
 
 
-def ray_cluster(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None
-) -> Iterator[Result]:
+def ray_cluster(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None) -> Iterator[Result]:
     """Ray tasks of one core each, on the cluster that ``RAY_ADDRESS`` names or on this machine.
 
     ``workers`` limits how many run at once; None leaves it to Ray.

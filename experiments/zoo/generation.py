@@ -230,9 +230,7 @@ def _finish(folder: Path, header: dict[str, Any], tasks: list[StackTask]) -> Non
             each.name: {"family": each.family, "sizes": list(each.sizes), "activation": each.activation}
             for each in architectures
         },
-        "structures": {
-            each.name: trace(each.build(), each.example_input()).to_json() for each in architectures
-        },
+        "structures": {each.name: trace(each.build(), each.example_input()).to_json() for each in architectures},
         "shards": shards,
     }
     header = {key: value for key, value in header.items() if key != "schema"}

@@ -75,9 +75,7 @@ class Architecture:
         return images.flatten(1)
 
 
-def architectures_of(
-    config: Mapping[str, Any], image_shape: tuple[int, int, int], classes: int
-) -> list[Architecture]:
+def architectures_of(config: Mapping[str, Any], image_shape: tuple[int, int, int], classes: int) -> list[Architecture]:
     """Every architecture that a zoo may draw from, in a fixed order.
 
     ``config`` holds ``family``, ``hidden`` (a list of hidden widths, or a list of such lists) and

@@ -110,9 +110,7 @@ def noisy_images(config: ZooConfig, data: ImageData) -> tuple[Tensor, Tensor]:
     return images.flatten(0, 1), data.test_labels.repeat(draws)
 
 
-def _weight_noise(
-    config: ZooConfig, recipes: list[Recipe], network: StackedMLP, weights: Tensor, draws: int
-) -> Tensor:
+def _weight_noise(config: ZooConfig, recipes: list[Recipe], network: StackedMLP, weights: Tensor, draws: int) -> Tensor:
     """Noise of every network's own stream, scaled tensor by tensor: ``[n, draws, P]``."""
     shape: Any = (draws, weights.shape[1])
     normal = [stream(config.seed, recipe.id, "weight_noise").standard_normal(shape) for recipe in recipes]

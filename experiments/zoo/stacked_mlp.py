@@ -72,9 +72,7 @@ class StackedMLP:
             values = self.activation.forward(torch.baddbmm(offset, inner, values))
         return torch.baddbmm(bias, weight, values)
 
-    def gradients(
-        self, flat: Tensor, inputs: Tensor, labels: Tensor, keep: Tensor | None, out: Tensor
-    ) -> Tensor:
+    def gradients(self, flat: Tensor, inputs: Tensor, labels: Tensor, keep: Tensor | None, out: Tensor) -> Tensor:
         """Writes the gradient of every network's mean cross-entropy into ``out [n, P]``.
 
         Args:

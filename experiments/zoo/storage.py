@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-HEADER, RECORDS, WEIGHTS = "zoo.json", "records.parquet", "weights"
+HEADER, RECORDS, WEIGHTS, METADATA = "zoo.json", "records.parquet", "weights", "zoo"
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,14 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def encode_shard(weights: Mapping[str, Tensor], content: ShardContent) -> bytes:
     """A shard as the bytes of a safetensors file; ``weights`` are ``{name: [n, ...]}``."""
-    metadata = {
-        "schema": str(SCHEMA_VERSION),
+    described = {
+        "schema": SCHEMA_VERSION,
         "architecture": content.architecture,
-        "records": json.dumps(content.records, allow_nan=False),
-        "left_out": json.dumps(content.left_out),
+        "records": content.records,
+        "left_out": content.left_out,
     }
+    # One entry: safetensors writes several in an arbitrary order, and equal shards must be equal files.
+    metadata = {METADATA: json.dumps(described, allow_nan=False)}
     return save_tensors({name: tensor.contiguous() for name, tensor in weights.items()}, metadata)
 
 
@@ -114,14 +116,13 @@ def read_shard(
         raise ZooError(f"shard {path} is missing; generate the zoo again to restore it")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("schema") != str(SCHEMA_VERSION):
+            described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            if described.get("schema") != SCHEMA_VERSION:
                 raise ZooError(
-                    f"shard {path} has schema version {metadata.get('schema')}, this version reads "
+                    f"shard {path} has schema version {described.get('schema')}, this version reads "
                     f"{SCHEMA_VERSION}; generate the zoo again"
                 )
-            records = json.loads(metadata["records"])
-            content = ShardContent(metadata["architecture"], records, json.loads(metadata["left_out"]))
+            content = ShardContent(described["architecture"], described["records"], described["left_out"])
             names = list(file.keys()) if with_weights else []
             weights = {name: _rows(file, name, rows) for name in names}
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:

@@ -91,9 +91,7 @@ class Zoo:
             ZooError: the zoo has no such architecture.
         """
         if architecture not in self.architectures:
-            raise ZooError(
-                f"{self.path} has no architecture {architecture!r}; it has {', '.join(self.architectures)}"
-            )
+            raise ZooError(f"{self.path} has no architecture {architecture!r}; it has {', '.join(self.architectures)}")
         return self.records[self.records["architecture"] == architecture].reset_index(drop=True)
 
     def weights(self, architecture: str, rows: Sequence[int] | np.ndarray | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,117 @@
+"""How many zoo networks a minute of one processor trains: stacked, and one after the other.
+
+``python benchmarks/zoo_generation.py`` trains 16-16-16-10 perceptrons on pooled digits for 400 steps, each with
+its own hyper-parameters as in ``digits_mlp``, and measures all their properties. Both ways run in this process,
+in turns, and are timed in processor time, so a busy machine disturbs the ratio little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import nn
+
+from experiments.data import ImageData, load_images
+from experiments.zoo import ZooConfig
+from experiments.zoo.generation import plan_stacks, train_shards
+from experiments.zoo.nets import architectures_of
+from experiments.zoo.properties import noisy_images
+from experiments.zoo.sampling import Recipe, initial_weights, training_set
+
+CONFIG = Path(__file__).parents[1] / "configs" / "zoo" / "digits_mlp.yaml"
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": lambda parameters, **options: torch.optim.SGD(parameters, momentum=0.9, **options),
+    "adam": torch.optim.Adam,
+}
+
+
+def plain_network(config: ZooConfig, recipe: Recipe, data: ImageData) -> list[float]:
+    """The usual way: one module, one optimiser of torch.optim, one loop; the same properties."""
+    module = recipe.architecture.build()
+    start = initial_weights(config, recipe)
+    module.load_state_dict({name: torch.from_numpy(value).float() for name, value in start.items()})
+    seen = training_set(config, recipe, data)
+    pool = recipe.architecture.prepare(data.pool)
+    layers: list[nn.Module] = []
+    for layer in module:
+        layers += [layer] if isinstance(layer, nn.Linear) else [layer, nn.Dropout(recipe.dropout)]
+    net = nn.Sequential(*layers)
+    optimiser = OPTIMISERS[recipe.optimiser](
+        net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    for images in seen.batches:
+        loss = F.cross_entropy(net(pool[images]), seen.labels[images])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    @torch.no_grad()
+    def accuracy(images: torch.Tensor, labels: torch.Tensor) -> float:
+        return float((module(recipe.architecture.prepare(images)).argmax(1) == labels).float().mean())
+
+    measured = [
+        accuracy(data.test, data.test_labels),
+        accuracy(data.pool[seen.member], data.pool_labels[seen.member]),
+        accuracy(data.shifted, data.shifted_labels),
+        accuracy(*noisy_images(config, data)),
+    ]
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    for _ in range(int(config.properties["weight_noise_draws"])):
+        scale = float(config.properties["weight_noise"])
+        noisy = {k: v + scale * v.square().mean().sqrt() * torch.randn_like(v) for k, v in state.items()}
+        module.load_state_dict(noisy)
+        measured.append(accuracy(data.test, data.test_labels))
+    return measured
+
+
+def main() -> None:
+    """Prints networks per thread-minute of both ways, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stack", type=int, default=100, help="networks trained at once")
+    parser.add_argument("--stacks", type=int, default=3, help="stacks to time")
+    parser.add_argument("--plain", type=int, default=8, help="networks trained one by one after each stack")
+    parser.add_argument("--steps", type=int, default=400, help="steps of every network")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    values = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    assert isinstance(values, dict)
+    values |= {"size": arguments.stack * (arguments.stacks + 1), "stack_size": arguments.stack}
+    values["ranges"]["steps"] = arguments.steps
+    config = ZooConfig.parse({str(key): value for key, value in values.items()})
+    data = load_images(config.data)
+    tasks = plan_stacks(config, architectures_of(config.architecture, data.image_shape, data.classes))
+    train_shards(tasks[-1])  # warm-up
+    plain_network(config, tasks[-1].recipes[0], data)
+
+    stacked, plain = [], []
+    for task in tasks[:-1]:
+        start = time.process_time()
+        train_shards(task)
+        stacked.append((time.process_time() - start) / len(task.recipes))
+        start = time.process_time()
+        for recipe in task.recipes[: arguments.plain]:
+            plain_network(config, recipe, data)
+        plain.append((time.process_time() - start) / arguments.plain)
+    rates = [60 / statistics.median(seconds) for seconds in (stacked, plain)]
+    sizes = "-".join(map(str, tasks[0].recipes[0].architecture.sizes))
+    print(f"{sizes}, {arguments.steps} steps of {config.batch_size} images, one thread, processor time")
+    print(f"stacked ({arguments.stack} at once): {rates[0]:7.0f} networks per minute")
+    print(f"plain loop:            {rates[1]:7.0f} networks per minute")
+    print(f"ratio:                 {rates[0] / rates[1]:7.1f}")
+
+
+if __name__ == "__main__":
+    main()
