@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config import Fit, Optim, Settings
+from experiments.files import atomic_path
 from experiments.quiet import quiet_lightning
 from experiments.tasks import Task
 
@@ -55,7 +56,7 @@ class Outcome:
         epoch: the epoch kept, from 0; None for a fitted model.
         history: ``train`` and ``val`` loss per epoch.
         cpu_seconds: processor time of the training, an interrupted part included.
-        parameters: trainable numbers of the model.
+        parameters: trainable numbers of the model; of a fitted model all numbers that it stores.
     """
 
     score: float
@@ -159,6 +160,10 @@ class Learner(LightningModule):
     def val_dataloader(self) -> Any:
         """The validation networks."""
         return _Epoch(self.task.loader("val", self.fit_settings.batch_size))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """To the accelerator; what is there already is not copied key by key."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and a schedule that moves at every step."""
@@ -278,9 +283,8 @@ def train(
         FloatingPointError: the validation loss was never finite.
     """
     model = build_model(settings, task, seed)
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if isinstance(model, FittedModel):
-        return model, _fit_at_once(model, settings, task, parameters)
+        return model, _fit_at_once(model, settings, task, folder)
     learner = Learner(model, task, settings.optim, settings.trainer, seed)
     fit, monitor = settings.trainer, f"val/{settings.trainer.monitor}"
     mode = "min" if fit.monitor in ("loss", "mae", "rmse") else "max"
@@ -316,21 +320,24 @@ def train(
         epoch=int(kept["epoch"]),
         history=learner.history,
         cpu_seconds=learner.cpu_seconds,
-        parameters=parameters,
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
     return learner.predictor.eval(), outcome
 
 
-def _fit_at_once(model: nn.Module, settings: Settings, task: Task, parameters: int) -> Outcome:
+def _fit_at_once(model: nn.Module, settings: Settings, task: Task, folder: Path) -> Outcome:
     started, size = time.process_time(), settings.trainer.batch_size
     targets = torch.cat([target for _, target in task.loader("train", size)])
     cast(FittedModel, model).fit(_networks(task, size), task.encode(targets))
     seconds = time.process_time() - started
+    with atomic_path(folder / BEST) as temporary:
+        torch.save({"state_dict": {f"model.{name}": value for name, value in model.state_dict().items()}}, temporary)
     losses = {split: _split_loss(model, task, split, size) for split in ("train", "val")}
     score = losses["val"]
     if settings.trainer.monitor != "loss":
         score = _mean_scores(task.score(*predict(model, task, "val", size)))[settings.trainer.monitor]
-    return Outcome(score, None, {split: [loss] for split, loss in losses.items()}, seconds, parameters)
+    stored = sum(tensor.numel() for tensor in model.buffers())
+    return Outcome(score, None, {split: [loss] for split, loss in losses.items()}, seconds, stored)
 
 
 def _split_loss(model: nn.Module, task: Task, split: str, batch_size: int) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from converters import Structure
+from converters.layout import same_layout
 from experiments.evaluation.metrics import permutation_delta, regression_metrics
 from experiments.zoo import Zoo, ZooDataset
 
@@ -69,8 +70,9 @@ class Generalization:
 
     @property
     def structure(self) -> Structure | None:
-        """The zoo's only architecture, or None."""
-        return self.zoo.structure
+        """The architecture, any of them where they differ in activations alone, or None."""
+        structures = list(self.zoo.structures.values())
+        return structures[0] if all(same_layout(each, structures[0]) for each in structures) else None
 
     def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
         """Batches ``(graphs, targets [B, properties])``, the targets in their own units."""

@@ -29,7 +29,7 @@ class Task(Protocol):
 
     @property
     def structure(self) -> Structure | None:
-        """The one architecture of all networks, or None where there are several."""
+        """The architecture of all networks (they may differ in activations), or None where there are several."""
 
     def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
         """Batches of a split (train, val or test) in an order that ``seed`` decides; has a length."""

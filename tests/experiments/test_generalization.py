@@ -70,3 +70,9 @@ def test_invariance_tells_a_pooled_prediction_from_a_positional_one(tiny_zoo: Zo
 def test_a_wrong_task_says_what_is_known(tiny_zoo: Zoo, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Generalization(tiny_zoo, **arguments)
+
+
+def test_architectures_that_differ_in_activations_alone_count_as_one(tiny_zoo: Zoo) -> None:
+    structure = Generalization(tiny_zoo, PROPERTIES).structure
+    assert len(tiny_zoo.structures) == 2
+    assert structure in tiny_zoo.structures.values()
