@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def generate(config: Configuration, root: str | Path | None = None, *, progress:
         if header["status"] != "complete" or _damaged(folder, header):
             architectures = architectures_of(parsed.architecture, data.image_shape, data.classes)
             tasks = plan_stacks(parsed, architectures)
-            todo = [task for task in tasks if not all(_usable(folder, name) for name in task.files.values())]
+            todo = [rest for task in tasks if (rest := _unfinished(folder, task)).recipes]
             results = EXECUTORS[parsed.executor](train_shards, todo, parsed.workers)
             for shards in _shown(results, len(todo), parsed.name, progress):
                 for shard in shards:
@@ -184,13 +184,15 @@ def _damaged(folder: Path, header: dict[str, Any]) -> bool:
     return not whole or not (folder / RECORDS).exists()
 
 
-def _usable(folder: Path, name: str) -> bool:
-    """Whether the shard is there and whole; one that something else damaged is trained again."""
-    try:
-        read_shard(folder / WEIGHTS / name, with_weights=False)
-    except ZooError:
-        return False
-    return True
+def _unfinished(folder: Path, task: StackTask) -> StackTask:
+    """The networks of a stack whose shard is not there or damaged: all others need no training."""
+    finished = set()
+    for architecture, name in task.files.items():
+        with contextlib.suppress(ZooError):
+            read_shard(folder / WEIGHTS / name, with_weights=False)
+            finished.add(architecture)
+    recipes = tuple(recipe for recipe in task.recipes if recipe.architecture.name not in finished)
+    return replace(task, recipes=recipes)
 
 
 def _finish(folder: Path, header: dict[str, Any], tasks: list[StackTask]) -> None:
@@ -239,7 +241,7 @@ def _finish(folder: Path, header: dict[str, Any], tasks: list[StackTask]) -> Non
         leftover.unlink()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)

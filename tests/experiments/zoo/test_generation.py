@@ -18,7 +18,7 @@ import torch
 
 from experiments.data import ImageData
 from experiments.zoo import PROPERTIES, Zoo, ZooConfig, ZooError, generate, get_zoo, info, load_zoo, verify
-from experiments.zoo.generation import plan_stacks, train_shards
+from experiments.zoo.generation import StackTask, plan_stacks, train_shards
 from experiments.zoo.nets import architectures_of
 from experiments.zoo.properties import noisy_images
 from experiments.zoo.storage import read_shard
@@ -214,6 +214,13 @@ def test_a_failing_write_leaves_no_half_file(small: Any, tmp_path: Path, monkeyp
     shard = sorted((zoo.path / "weights").iterdir())[0]
     before = content(zoo)
     shard.unlink()
+    trained: list[int] = []
+
+    def counted(task: StackTask) -> Any:
+        trained.extend(recipe.id for recipe in task.recipes)
+        return train_shards(task)
+
+    monkeypatch.setattr("experiments.zoo.generation.train_shards", counted)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="no space left"):
@@ -221,6 +228,8 @@ def test_a_failing_write_leaves_no_half_file(small: Any, tmp_path: Path, monkeyp
     assert not shard.exists()
     assert not list(zoo.path.rglob("*.tmp"))
     assert content(get_zoo(small, tmp_path, progress=False)) == before
+    lost = zoo.records[zoo.records["shard"] == shard.name]["id"].tolist()
+    assert trained == 2 * lost, "only the networks of the lost shard are trained, in both attempts"
 
 
 def test_one_shard_holds_one_architecture_and_says_what_it_holds(small: Any, tmp_path: Path) -> None:
