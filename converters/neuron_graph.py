@@ -92,9 +92,10 @@ def topology(structure: Structure) -> Topology:
     edge_index = np.concatenate(ends, axis=1) if ends else np.zeros((2, 0), np.int64)
     counts = [block.num_edges for block in structure.blocks]
     permutable = np.array([group.permutable for group in structure.groups] + [False])
-    group = np.concatenate([layer.axis.group.values for layer in structure.layers])
-    member = np.concatenate([layer.axis.member.values for layer in structure.layers])
-    slot = np.concatenate([layer.axis.slot.values for layer in structure.layers])
+    none = [np.zeros(0, np.int64)]
+    group = np.concatenate(none + [layer.axis.group.values for layer in structure.layers])
+    member = np.concatenate(none + [layer.axis.member.values for layer in structure.layers])
+    slot = np.concatenate(none + [layer.axis.slot.values for layer in structure.layers])
     mask = torch.zeros(structure.num_nodes, len(NODE_SLOTS), dtype=torch.bool)
     attributes = torch.zeros(len(structure.layers), len(LAYER_ATTRIBUTES))
     for i, layer in enumerate(structure.layers):
@@ -216,10 +217,11 @@ class NeuronGraph(Data):  # type: ignore[misc]
         """Fill ``x``, ``edge_attr`` and the topology in from the views; returns self."""
         if not self.is_materialized:
             from converters.to_graph import fill
+            from converters.weights import check_finite
 
-            views, structure, kernel_size = self.views, self.structure, self.kernel_size
-            del self._store["views"]
-            fill(self, views, structure, kernel_size)
+            check_finite(self.views, self.structure.name)
+            views = self._store.pop("views")
+            fill(self, views, self.structure, self.kernel_size)
         return self
 
     def map_floats(self, function: Callable[[Tensor], Tensor]) -> NeuronGraph:

@@ -55,7 +55,7 @@ def to_graph(
         example_inputs: what :func:`~converters.trace` runs the network on once; inferred for simple networks.
         structure: skips tracing; get it from :func:`~converters.trace` or from another graph.
         strict, rules: see :func:`~converters.trace`.
-        materialize: False keeps views of the parameters and costs microseconds; ``graph.materialize()`` fills in.
+        materialize: False keeps views of the parameters, unread; ``graph.materialize()`` checks and fills in.
         kernel_size: pads kernels to at least this size (default: the largest of the structure).
 
     Raises:
@@ -83,12 +83,12 @@ def to_graph(
             from converters.sequential import guess_structure
 
             structure = guess_structure(weights)
-    views = checked_weights(weights, structure)
+    views = checked_weights(weights, structure, finite=materialize)
     graph = NeuronGraph()
+    kernel = _full_kernel(structure, kernel_size)
     if materialize:
-        return fill(graph, views, structure, kernel_size)
-    graph.structure, graph.kernel_size = structure, kernel_size
-    graph.views = views
+        return fill(graph, views, structure, kernel)
+    graph.structure, graph.kernel_size, graph.views = structure, kernel, views
     return graph
 
 
@@ -100,7 +100,7 @@ def fill(
 ) -> NeuronGraph:
     """Write the tensors of one network into ``graph``."""
     kernel = _full_kernel(structure, kernel_size)
-    x, edge_attr, extras = features({k: v.unsqueeze(0) for k, v in weights.items()}, structure, kernel)
+    x, edge_attr, extras = features({k: v.unsqueeze(0) for k, v in weights.items()}, structure, kernel, 1)
     graph.x, graph.edge_attr = x[0], edge_attr[0]
     for key, value in _shared(topology(structure), x.device).items():
         graph[key] = value
@@ -110,12 +110,11 @@ def fill(
 
 
 def features(
-    stacked: Mapping[str, Tensor], structure: Structure, kernel: tuple[int, ...]
+    stacked: Mapping[str, Tensor], structure: Structure, kernel: tuple[int, ...], count: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Stacked weights ``{name: [B, *shape]}`` as ``x [B, N, F]``, ``edge_attr [B, E, K]`` and the rest."""
     like = next((stacked[p.name] for p in structure.parameters if p.dtype == structure.dtype), None)
     dtype = getattr(torch, structure.dtype) if like is None else like.dtype
-    count = stack_size(stacked, structure)
     device = next(iter(stacked.values())).device if stacked else None
     x = torch.zeros(count, structure.num_nodes, len(NODE_SLOTS), dtype=dtype, device=device)
     width = 1
@@ -174,7 +173,7 @@ def to_graphs(
     if len(structures) != count:
         raise StructureMismatch(f"{len(structures)} structures for a stack of {count} networks; give one for each")
     kernel = _full_kernel(first, kernel_size)
-    x, edge_attr, extras = features(stacked, first, kernel)
+    x, edge_attr, extras = features(stacked, first, kernel, count)
     batch: NeuronGraphs = NeuronGraphs(_base_cls=NeuronGraph)
     device, nodes, edges = x.device, first.num_nodes, first.num_edges
     steps = torch.arange(count + 1)

@@ -61,8 +61,8 @@ def _read(
             f"the graph has {graph.x.shape[0]} nodes and {graph.edge_attr.shape[0]} edges, {count} x {structure.name} "
             f"have {count * structure.num_nodes} and {count * structure.num_edges}; some were added or removed"
         )
-    x = graph.x.view(count, structure.num_nodes, -1)
-    edge_attr = graph.edge_attr.view(count, structure.num_edges, -1)
+    x = graph.x.view(count, structure.num_nodes, len(NODE_SLOTS))
+    edge_attr = graph.edge_attr.view(count, structure.num_edges, graph.edge_attr.shape[-1])
     stacked = read_features(x, edge_attr, structure, kernel) | dict(extras)
     for parameter in structure.parameters:
         if parameter.alias_of is not None:

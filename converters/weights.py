@@ -58,7 +58,7 @@ def checked_weights(
         faults.append(f"the stack's length differs between tensors: {lengths}")
     if faults:
         raise StructureMismatch(
-            f"these weights are not of {structure.name} ({len(faults)} faults):\n  "
+            f"these weights are not of {structure.name} ({len(faults)} {'fault' if len(faults) == 1 else 'faults'}):\n  "
             + "\n  ".join(faults)
             + "\nTrace the network they come from, or pass its own structure."
         )
@@ -85,8 +85,10 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or tensor.device.type == "meta":
             continue
-        if not bool(tensor.detach().sum().isfinite()):
-            bad = int((~tensor.detach().isfinite()).sum())
+        values = tensor.detach()
+        values = values.float() if values.element_size() == 1 else values
+        if not bool(values.sum().isfinite()):
+            bad = int((~values.isfinite()).sum())
             if bad:
                 faults.append(f"{name}: {bad} of {tensor.numel()} elements are not finite")
     if faults:

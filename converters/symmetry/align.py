@@ -27,7 +27,7 @@ def align(
     max_iterations: int = 100,
     seed: int = 0,
 ) -> Permutation:
-    r"""The permutation that brings ``weights`` closest to ``reference`` (Ainsworth et al. 2023, arXiv:2209.04836, Alg. 1).
+    r"""The permutation that brings ``weights`` closest to ``reference`` (git re-basin, arXiv:2209.04836, Alg. 1).
 
     Maximises :math:`\sum_p \langle \theta^{\text{ref}}_p, (P\theta)_p \rangle` by coordinate ascent: group after group,
     all others held fixed, one linear assignment is solved exactly. Deviations from the paper: groups come from the

@@ -168,10 +168,11 @@ def _permute_graph(graph: NeuronGraph, permutation: Permutation) -> Any:
             raise StructureMismatch(f"the graph is of {graph.structure!r}, the permutation of {structure!r}")
         return to_graph(permute(to_state_dict(graph), permutation), structure=structure, kernel_size=graph.kernel_size)
     weights = permute(stacked_weights(graph, structure), permutation)
-    x, edge_attr, extras = features(weights, structure, graph.kernel_size[0])
+    count = len(graph.structure)
+    x, edge_attr, extras = features(weights, structure, graph.kernel_size[0], count)
     out = graph.clone()
     out.x, out.edge_attr = x.view_as(graph.x), edge_attr.view_as(graph.edge_attr)
-    out.extras = StackedExtras(extras, len(graph.structure))
+    out.extras = StackedExtras(extras, count)
     return out
 
 

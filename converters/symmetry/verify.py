@@ -78,9 +78,8 @@ def verify(
     structure = structure or trace(model, example_inputs)
     args, kwargs = _arguments(model, example_inputs)
     generator = torch.Generator().manual_seed(seed)
-    network = copy.deepcopy(model).double().eval()
+    network, args, kwargs, tolerance = _in_float64(model, args, kwargs, generator)
     weights = randomized(structure, network.state_dict(), generator)
-    args, kwargs = (pytree.tree_map(lambda leaf: _random_input(leaf, generator), tree) for tree in (args, kwargs))
     expected = _outputs(network, weights, args, kwargs)
 
     def change(permutation: Permutation) -> float:
@@ -89,10 +88,10 @@ def verify(
     every = sample_permutation(structure, generator)
     error = change(every)
     unsound: list[str] = []
-    if error >= TOLERANCE:
+    if error >= tolerance:
         for g in every:
             alone = Permutation(structure, {h: every[h] for h in every if h == g or structure.groups[h].parent == g})
-            if change(alone) >= TOLERANCE:
+            if change(alone) >= tolerance:
                 unsound.append(structure.groups[g].name)
     control = change(sample_permutation(structure, generator, coupled=False)) if every else float("nan")
     return SymmetryReport(
@@ -103,7 +102,25 @@ def verify(
         unsound=tuple(unsound),
         frozen=structure.frozen_reasons,
         coverage=coverage(structure),
+        tolerance=tolerance,
     )
+
+
+def _in_float64(
+    model: nn.Module, args: Any, kwargs: Any, generator: torch.Generator
+) -> tuple[nn.Module, Any, Any, float]:
+    """A copy to experiment on, and random inputs; a network that casts to a dtype of its own stays in it."""
+    network = copy.deepcopy(model).double().eval()
+    wide = [pytree.tree_map(lambda leaf: _random_input(leaf, generator, torch.float64), t) for t in (args, kwargs)]
+    try:
+        _outputs(network, network.state_dict(), *wide)
+    except RuntimeError:
+        network = copy.deepcopy(model).eval()
+        floats = [t.dtype for t in network.state_dict().values() if t.is_floating_point()]
+        tolerance = 100 * max((torch.finfo(dtype).eps for dtype in floats), default=TOLERANCE)
+        own = [pytree.tree_map(lambda leaf: _random_input(leaf, generator, None), t) for t in (args, kwargs)]
+        return network, own[0], own[1], tolerance
+    return network, wide[0], wide[1], TOLERANCE
 
 
 def coverage(structure: Structure) -> float:
@@ -139,14 +156,15 @@ def randomized(structure: Structure, state: Mapping[str, Tensor], generator: tor
     return out
 
 
-def _random_input(leaf: Any, generator: torch.Generator) -> Any:
+def _random_input(leaf: Any, generator: torch.Generator, dtype: torch.dtype | None) -> Any:
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
-        return torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+        return torch.randn(leaf.shape, generator=generator).to(dtype or leaf.dtype)
     return leaf
 
 
 def _outputs(network: nn.Module, weights: Mapping[str, Tensor], args: Any, kwargs: Any) -> list[Tensor]:
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         out = torch.func.functional_call(network, dict(weights), args, kwargs, tie_weights=False)
     if hasattr(out, "to_tuple"):
         out = out.to_tuple()

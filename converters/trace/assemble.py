@@ -27,6 +27,8 @@ class _Groups:
         self._of_unit: dict[int, int] = {}
         self._of_family: dict[int, int] = {}
         self._members: dict[int, dict[int, int]] = {}
+        self._kinds = np.array([family.kind for family in context.solver.families] + ["none"])
+        self._sizes = np.array([len(unit.ids) for unit in solution.units])
 
     def axis(self, ids: Ids, name: str, role: str = "hidden") -> Axis:
         """The axis whose positions are these elements (-1: none); ``role`` of a single neuron met first here."""
@@ -37,9 +39,8 @@ class _Groups:
             return Axis.of(group, member, slot)
         s, here = self.solution, ids[known]
         units, families = s.unit[here], s.family[here]
-        kinds = np.array([f.kind for f in self.context.solver.families] + ["none"])[families]
-        sizes = np.array([len(unit.ids) for unit in s.units])[units]
-        hidden = (sizes > 1) | np.isin(kinds, ["none", "mark"])
+        kinds = self._kinds[families]
+        hidden = (self._sizes[units] > 1) | np.isin(kinds, ["none", "mark"])
         for unit in dict.fromkeys(units[hidden].tolist()):
             at = known[hidden & (units == unit)]
             group[at], member[at] = self._unit(unit, name, role), s.member[ids[at]]

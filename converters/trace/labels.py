@@ -23,7 +23,8 @@ class Bundle:
 
     def ordered(self, axes: Iterable[int]) -> Ids:
         """The ids with their axes in another order."""
-        return self.ids.transpose([self.axes.index(axis) for axis in axes])
+        moved: Ids = self.ids.transpose([self.axes.index(axis) for axis in axes])
+        return moved
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,7 +236,7 @@ class LayerBuilder(Draft):
                 continue
             flat = flat_ids(labels)
             sources = []
-            for i in dict.fromkeys(moving):
+            for i in moving:
                 if i in self.layer_of:
                     sources.append(self.layer_of[i])
                 elif flat is not None and self.context.labels[i].source == "input":

@@ -9,13 +9,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.errors import ExampleInputError
 from converters.program import Constant, Input, Op, Program, Ref, Size, Symbol, map_leaves
+from converters.trace.labels import Ids
 
 __all__ = ["Recording", "named_tensors", "record", "with_free_batch"]
 
@@ -54,24 +57,28 @@ class Recording:
         return len(self.shapes) - 1
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(TorchDispatchMode):
     """Sees every operation below autograd and functionalisation, hence never an in-place one."""
 
     def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording, self.dtype, self.scope = recording, dtype, scope
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self.stale: dict[int, str] = {}
 
     def register(self, tensor: Tensor) -> int:
         """Number a tensor and remember it by identity."""
         index = self.recording.new(tensor)
         self.known[id(tensor)] = (weakref.ref(tensor), index)
+        self.stale.pop(id(tensor), None)
         return index
 
     def find(self, tensor: Tensor) -> int:
         """The number of a tensor; one never seen is a constant of the network."""
         entry = self.known.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
+            if id(tensor) in self.stale:
+                raise self._unfollowed(self.stale[id(tensor)])
             return entry[1]
         index = self.register(tensor)
         if tensor.numel() * tensor.element_size() > MAX_CONSTANT:
@@ -88,6 +95,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.detach.default:
             self.known[id(out)] = (weakref.ref(out), self.find(args[0]))
             return out
+        if func._schema.is_mutable:
+            func = self._functional(func, args)
         encoded = map_leaves(args, self._encode)
         named = tuple((key, map_leaves(value, self._encode)) for key, value in kwargs.items())
         results = out if isinstance(out, (tuple, list)) else (out,)
@@ -99,6 +108,31 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.recording.values[index] = item.detach().clone()
         self.recording.ops.append(op)
         return out
+
+    def _functional(self, func: Any, args: Any) -> Any:
+        """The same operation without its side effect, where functionalisation left one (buffers, recurrent cells).
+
+        Other tensors that see the memory written to may not be read any more; :meth:`find` refuses them.
+        """
+        name = func._schema.name.removeprefix("aten::").removesuffix("_")
+        overload = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
+        target = next((arg for arg in args if isinstance(arg, Tensor)), None)
+        if overload is None or target is None:
+            raise self._unfollowed(func._schema.name)
+        memory, written = target.untyped_storage().data_ptr(), _offsets(target)
+        for key, (ref, _) in self.known.items():
+            other = ref()
+            if other is None or other is target or other.untyped_storage().data_ptr() != memory:
+                continue
+            if written is None or (seen := _offsets(other)) is None or len(np.intersect1d(written, seen)):
+                self.stale[key] = func._schema.name
+        return overload
+
+    def _unfollowed(self, name: str) -> ExampleInputError:
+        return ExampleInputError(
+            f"{name} in {self.scope[-1] or 'forward'} writes into memory that other tensors see; "
+            "write it without the in-place operation (torch.cat, torch.where, index_add)"
+        )
 
     def _is_constant(self, op: Op) -> bool:
         rec = self.recording
@@ -120,6 +154,38 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         raise ExampleInputError(f"an operation takes a {type(leaf).__name__}, which cannot be recorded")
 
 
+def _offsets(tensor: Tensor) -> Ids | None:
+    """Where in its storage a tensor's elements lie; None if there are too many to list."""
+    if tensor.numel() > MAX_CONSTANT:
+        return None
+    grid = np.zeros(tuple(tensor.shape), np.int64) + tensor.storage_offset()
+    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        grid = grid + (np.arange(size) * stride).reshape([-1 if a == axis else 1 for a in range(tensor.dim())])
+    return np.unique(np.asarray(grid, dtype=np.int64))
+
+
+class _CircularPadding(TorchFunctionMode):
+    """Circular padding by joining pieces; torch's own writes in place where functionalisation does not see it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.pad:
+            x, amounts, mode = (*args, *(kwargs[k] for k in ("input", "pad", "mode") if k in kwargs), "constant")[:3]
+            if mode == "circular":
+                for i in range(0, len(amounts), 2):
+                    x = _wrapped(x, x.dim() - 1 - i // 2, amounts[i], amounts[i + 1])
+                return x
+        return func(*args, **kwargs)
+
+
+def _wrapped(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    size = x.shape[axis]
+    head = [x.narrow(axis, size - before, before)] if before > 0 else []
+    tail = [x.narrow(axis, 0, after)] if after > 0 else []
+    kept = x.narrow(axis, max(-before, 0), size - max(-before, 0) - max(-after, 0))
+    return torch.cat([*head, kept, *tail], axis) if head or tail else kept
+
+
 def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
     """The state_dict's tensors by name, names tied to an earlier name, and which are buffers."""
     state = dict(model.state_dict(keep_vars=True))
@@ -139,6 +205,7 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], 
 def _quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
     """Eval mode, no gradients, no fused paths; modules announce themselves; everything is put back."""
     training = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     handles = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -159,6 +226,9 @@ def _quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
                 handle.remove()
             for module, mode in training.items():
                 module.training = mode
+            for name, buffer in model.named_buffers():
+                if name in buffers and not torch.equal(buffers[name], buffer):
+                    buffer.copy_(buffers[name])
 
 
 def _leave(scope: list[str]) -> None:
@@ -199,7 +269,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     shape: list[Any] = []
     with _quiet(model, scope):
         try:
-            with recorder:
+            with recorder, _CircularPadding():
                 results = torch.func.functionalize(run, remove="mutations")(*inputs)
         except ExampleInputError:
             raise

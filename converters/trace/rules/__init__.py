@@ -1,14 +1,5 @@
-"""The rule table: ATen operator -> what it does to the labels. One file per family of operators."""
+"""What operations do to labels. One file per family of operators; the table is in ``table``."""
 
-from converters.trace.rules import convolution, elementwise, indexing, linear, norm, reshape
+from converters.trace.rules.table import DEFAULT_RULES
 
 __all__ = ["DEFAULT_RULES"]
-
-DEFAULT_RULES = {
-    **elementwise.RULES,
-    **linear.RULES,
-    **convolution.RULES,
-    **norm.RULES,
-    **reshape.RULES,
-    **indexing.RULES,
-}

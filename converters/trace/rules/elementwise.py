@@ -50,7 +50,7 @@ def copy(context: Context) -> list[Labels]:
 
 
 def arange(context: Context) -> list[Labels]:
-    """Numbers that differ by position."""
+    """Numbers that differ by position, counted or drawn."""
     return [Labels((), frozenset(), "constant", context.out_shape)]
 
 
@@ -72,12 +72,13 @@ BLANK_OPS = """
     scalar_tensor empty_strided new_empty_strided
 """.split()
 
+POSITIONS = "arange linspace eye tril_indices triu_indices rand randn randint randperm rand_like randn_like".split()
+
 RULES = {
     **dict.fromkeys(UNARY, elementwise),
     **dict.fromkeys(BINARY, elementwise),
     **dict.fromkeys(COPIES, same),
     **dict.fromkeys(BLANK_OPS, blank),
     "copy": copy,
-    "arange": arange,
-    "linspace": arange,
+    **dict.fromkeys(POSITIONS, arange),
 }
