@@ -133,7 +133,7 @@ class Learner(LightningModule):
         self.model, self.task, self.optim, self.fit_settings, self.seed = model, task, optim, fit, seed
         self.averaged: AveragedModel | None = None
         if fit.ema is not None:
-            average = get_ema_multi_avg_fn(fit.ema)  # type: ignore[no-untyped-call]
+            average = get_ema_multi_avg_fn(fit.ema)
             self.averaged = AveragedModel(model, multi_avg_fn=average)
         self.history: dict[str, list[float]] = {"train": [], "val": []}
         self.earlier_seconds = 0.0

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from experiments.evaluation.labels import axis_label, colour, method_label
@@ -182,7 +183,7 @@ def radar(values: Mapping[str, Mapping[str, float]], metric: str) -> Figure:
             axis.fill(around, closed, color=colour(method), alpha=0.07)
         axis.set_xticks(angles, [axis_label(setting) for setting in settings])
         axis.set_ylim(0, 1)
-        axis.set_yticks([0.2, 0.4, 0.6, 0.8], ["0.2", "0.4", "0.6", "0.8"], color="#6b7280", fontsize=8)
+        axis.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["0.2", "0.4", "0.6", "0.8", "1"], color="#6b7280", fontsize=8)
         axis.set_rlabel_position(180 / max(len(settings), 1))
         axis.spines["polar"].set_visible(False)
         axis.tick_params(axis="x", pad=10)
@@ -202,13 +203,18 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
         for axis, (method, history) in zip(axes, histories.items(), strict=True):
             train, val = history["train"], history["val"]
             epochs = np.arange(1, len(val) + 1)
-            axis.plot(epochs[: len(train)], train, color=colour(method), alpha=0.45, label="training")
-            axis.plot(epochs, val, color=colour(method), label="validation")
+            axis.plot(epochs[: len(train)], train, color=colour(method), alpha=0.45)
+            axis.plot(epochs, val, color=colour(method))
             for kept in history.get("kept", ()):
                 place = (kept + 1, val[int(kept)])
-                axis.scatter(*place, s=30, color=colour(method), edgecolor="white", linewidth=1, zorder=3, label="kept")
+                axis.scatter(*place, s=30, color=colour(method), edgecolor="white", linewidth=1, zorder=3)
             axis.set(xlabel="epoch", title=method_label(method))
-            axis.legend(loc="upper right", fontsize=8)
+        handles = [
+            Line2D([], [], color=INK, alpha=0.45, label="training"),
+            Line2D([], [], color=INK, label="validation"),
+            Line2D([], [], color=INK, marker="o", markersize=5, linewidth=0, label="epoch kept"),
+        ]
+        axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes[0].set_ylim(0, 1.05 * max(max(history["val"]) for history in histories.values()))
         axes[0].set_ylabel("loss (standardised)")
         figure.suptitle("Loss while training", x=0.01, ha="left")
