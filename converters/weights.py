@@ -57,8 +57,9 @@ def checked_weights(
     if len(lengths) > 1:
         faults.append(f"the stack's length differs between tensors: {lengths}")
     if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise StructureMismatch(
-            f"these weights are not of {structure.name} ({len(faults)} {'fault' if len(faults) == 1 else 'faults'}):\n  "
+            f"these weights are not of {structure.name} ({count}):\n  "
             + "\n  ".join(faults)
             + "\nTrace the network they come from, or pass its own structure."
         )
