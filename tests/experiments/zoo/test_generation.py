@@ -89,12 +89,6 @@ def test_weight_noise_is_what_lowers_robustness(small: Any, tmp_path: Path) -> N
     assert means[0] > means[1] + 0.02 > means[2] + 0.1
 
 
-def test_worker_processes_give_the_same_files(small: Any, tmp_path: Path) -> None:
-    here = generate(small, tmp_path / "here", progress=False)
-    there = generate(small | {"executor": "processes", "workers": 2}, tmp_path / "there", progress=False)
-    assert content(here) == content(there)
-
-
 def test_ray_is_asked_for_by_name_and_used_when_there(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,25 +129,43 @@ def test_a_real_ray_cluster_gives_the_same_files(small: Any, tmp_path: Path) -> 
     assert content(far) == content(generate(small, tmp_path / "here", progress=False))
 
 
+def children(process: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return [int(pid) for pid, parent, state in rows if int(parent) == process and state[0] != "Z"]
+
+
+def is_running(process: int) -> bool:
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True)
+    return listed.stdout.strip() not in ("", "Z")
+
+
 def test_a_killed_generation_continues_and_ends_bit_for_bit_the_same(small: Any, tmp_path: Path) -> None:
-    small |= {"size": 60, "stack_size": 3}
+    """Worker processes are used here and one process is used for comparison, so they are compared too."""
+    small |= {"size": 90, "stack_size": 3, "executor": "processes", "workers": 2}
     small["ranges"]["steps"] = 60
     script = tmp_path / "generate.py"
     script.write_text(
-        "import json, sys\nfrom experiments.zoo import generate\n"
-        f"generate(json.loads({json.dumps(small)!r}), sys.argv[1], progress=False)\n"
+        "import json, sys\nfrom experiments.zoo import generate\nif __name__ == '__main__':\n"
+        f"    generate(json.loads({json.dumps(small)!r}), sys.argv[1], progress=False)\n"
     )
     killed = tmp_path / "killed"
     folder = killed / ZooConfig.parse(small).folder_name
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", *sys.path])}
     process = subprocess.Popen([sys.executable, str(script), str(killed)], env=environment)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list((folder / "weights").glob("shard-*"))) < 6:
         assert process.poll() is None, "the generation ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    workers = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert len(workers) >= 2
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline, "workers outlive the process that was killed"
+        time.sleep(0.05)
+
     shards = list((folder / "weights").glob("shard-*"))
     planned = sum(len(task.files) for task in plan_of(small))
     assert 6 <= len(shards) < planned
@@ -165,7 +177,8 @@ def test_a_killed_generation_continues_and_ends_bit_for_bit_the_same(small: Any,
 
     resumed = generate(small, killed, progress=False)
     assert {path: path.stat().st_mtime_ns for path in shards} == times, "finished shards were trained again"
-    assert content(resumed) == content(generate(small, tmp_path / "whole", progress=False))
+    whole = generate(small | {"executor": "in_process"}, tmp_path / "whole", progress=False)
+    assert content(resumed) == content(whole)
 
 
 def plan_of(config: dict[str, Any]) -> Any:
