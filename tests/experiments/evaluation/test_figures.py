@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import matplotlib.image
@@ -35,8 +36,9 @@ def test_each_figure_is_saved_as_png_and_svg_always_the_same(name: str, tmp_path
     pixels = matplotlib.image.imread(first[0])
     assert pixels.shape[1] > 600
     assert pixels[..., :3].std() > 0.01
+    names = re.compile(rb"p[0-9a-f]{10}")  # of clip paths; older versions of matplotlib draw them at random
     for one, two in zip(first, second, strict=True):
-        assert one.read_bytes() == two.read_bytes()
+        assert names.sub(b"", one.read_bytes()) == names.sub(b"", two.read_bytes())
 
 
 def test_a_wild_prediction_stays_inside_the_frame_and_the_score_counts_it() -> None:
