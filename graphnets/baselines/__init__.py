@@ -1,0 +1,6 @@
+"""Baselines: what a predictor must beat."""
+
+from graphnets.baselines.flat_mlp import FlatMLP
+from graphnets.baselines.stat_nn import BoostedStatNN, PerceptronStatNN, StatNN, tensor_statistics
+
+__all__ = ["BoostedStatNN", "FlatMLP", "PerceptronStatNN", "StatNN", "tensor_statistics"]
