@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -223,6 +225,7 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
             f"{where}.trainer",
             faults,
         )
+        faults += [fault for fault in _model_faults(f"{where}.model", merged["model"]) if fault not in faults]
         if optim is not None and fit is not None:
             trials.append(Settings(merged["model"], optim, fit))
     return Method(name, tuple(trials), tuple(listed[:wanted])) if len(faults) == before else None
@@ -232,9 +235,32 @@ def _merged(where: str, base: Any, changes: Any, faults: list[str]) -> dict[str,
     """``base`` with ``changes``; a key that the base lacks is a fault, as it would have no effect."""
     tree = OmegaConf.create(base)
     if changes:
-        faults += [f"{where}.{path}: unknown here; known are {known}" for path, known in _strangers(base, changes)]
+        strangers = _strangers({key: base[key] for key in base if key != "model"}, _without_model(changes))
+        faults += [f"{where}.{path}: unknown here; known are {known}" for path, known in strangers]
         tree = cast(DictConfig, OmegaConf.merge(tree, changes))
     return cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+
+
+def _without_model(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in changes.items() if key != "model"}
+
+
+def _model_faults(where: str, model: Mapping[str, Any]) -> list[str]:
+    """Arguments that the model's class does not take; it may take more than its config names."""
+    module, _, name = model["_target_"].rpartition(".")
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        return [f"{where}._target_: cannot find {model['_target_']!r} ({error})"]
+    takes = inspect.signature(make).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return []
+    known = [name for name in takes if name not in ("structure", "targets")]
+    return [
+        f"{where}.{key}: {name} takes no such argument; it takes {', '.join(known)}"
+        for key in model
+        if key not in known and not key.startswith("_")
+    ]
 
 
 def _strangers(base: Mapping[str, Any], changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

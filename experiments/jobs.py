@@ -80,13 +80,8 @@ def finished(job: Job) -> JobResult | None:
     stored = read_json(path)
     if stored.pop("fingerprint") != job.fingerprint:
         return None
-    table = pd.read_csv(job.folder / "predictions.csv", float_precision="round_trip")
-    settings = list(stored["metrics"])
-    return JobResult(
-        **stored,
-        prediction=table[[f"{name} predicted" for name in settings]].to_numpy(np.float64),
-        truth=table[[f"{name} true" for name in settings]].to_numpy(np.float64),
-    )
+    columns = np.loadtxt(job.folder / "predictions.csv", delimiter=",", skiprows=1, ndmin=2)
+    return JobResult(**stored, prediction=columns[:, 1::2], truth=columns[:, 0::2])
 
 
 def run_job(job: Job, listen: Listener | None = None, progress: bool = False) -> JobResult:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.__main__ import check_choice
 from experiments.config import CONFIG_DIR, ConfigError, parse
 from experiments.run import run
 
@@ -82,10 +83,18 @@ def test_an_unknown_override_is_an_error(override: str) -> None:
         composed(f"experiment={EXPERIMENTS[0]}", override)
 
 
-@pytest.mark.parametrize("override", ["scale=smal", "experiment=weightnet/property"])
+@pytest.mark.parametrize("override", ["scale=smal", "zoo=digits", "optim=adam"])
 def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(override: str) -> None:
     with pytest.raises(MissingConfigException, match="Available options"):
         composed(f"experiment={EXPERIMENTS[0]}", override)
+
+
+def test_an_unknown_or_missing_experiment_is_answered_with_the_known_ones() -> None:
+    check_choice([f"experiment={','.join(EXPERIMENTS)}", "scale=tiny"])
+    check_choice(["--help"])
+    for arguments in (["experiment=weightnet/propertys"], ["scale=tiny"]):
+        with pytest.raises(ConfigError, match=f"known are {', '.join(EXPERIMENTS)}"):
+            check_choice(arguments)
 
 
 def faults(*overrides: str, **changes: Any) -> str:
@@ -117,6 +126,14 @@ def test_all_faults_come_at_once_with_place_and_remedy() -> None:
 def test_a_setting_that_changes_what_is_not_there_is_refused() -> None:
     text = faults(methods={"flat_mlp": {"tuning": [{"optim": {"optimiser": {"lr": 1.0}}}]}})
     assert "methods.flat_mlp.tuning[0].optim.optimiser: unknown here; known are optimizer, " in text
+
+
+def test_an_argument_that_the_model_does_not_take_is_named() -> None:
+    text = faults(methods={"flat_mlp": {"model": {"depth": 3}, "tuning": [{"model": {"width": 1}}]}})
+    assert "methods.flat_mlp.model.depth: FlatMLP takes no such argument; it takes hidden, dropout" in text
+    assert "methods.flat_mlp.model.width: FlatMLP takes no such argument" in text
+    text = faults(methods={"flat_mlp": {"model": {"_target_": "graphnets.FlatMPL"}}})
+    assert "methods.flat_mlp.model._target_: cannot find 'graphnets.FlatMPL'" in text
 
 
 def test_every_method_gets_the_same_number_of_settings() -> None:
