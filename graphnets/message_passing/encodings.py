@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -135,7 +135,7 @@ class PositionEncoding(nn.Module):
         channels: length of the encoding.
 
     Shapes:
-        - result: ``[N, channels]`` for the nodes of a structure
+        - result: ``[N, channels]`` for the N nodes of all structures
     """
 
     rows: Tensor
@@ -150,16 +150,16 @@ class PositionEncoding(nn.Module):
         else:
             self.waves = nn.Sequential(nn.Linear(35, 64), nn.SiLU(), nn.Linear(64, channels))
 
-    def forward(self, structure: Structure) -> Tensor:
-        """One encoding per node of a network."""
+    def forward(self, structures: Sequence[Structure]) -> Tensor:
+        """One encoding per node of each structure, one structure after the other."""
         if self.learned:
             known: Tensor = self.table(self.rows.clamp_min(0)) * (self.rows >= 0).unsqueeze(1)
-            return known
+            return known.repeat(len(structures), 1)
         weight = cast(nn.Linear, self.waves[0]).weight
-        position = topology(structure).node_position.to(weight.device)
+        position = torch.cat([topology(s).node_position for s in structures]).to(weight.device)
         lengths = torch.pi / 1.5 ** torch.arange(16, device=weight.device)
         phase = position.unsqueeze(1) * lengths
-        roles = functional.one_hot(node_roles(structure), 3).to(weight.device)
+        roles = functional.one_hot(torch.cat([node_roles(s) for s in structures]), 3).to(weight.device)
         inputs = torch.cat([phase.sin(), phase.cos(), roles], 1).to(weight.dtype)
         encoded: Tensor = self.waves(inputs) * (position >= 0).unsqueeze(1)
         return encoded
@@ -205,23 +205,30 @@ class NodeEncoding(nn.Module):
         """Encode."""
         mask = view.node_field("node_mask").to(nodes.dtype).expand(*nodes.shape)
         states: Tensor = self.parameters_of(torch.cat([squash(nodes), mask], -1))
-        return states + view.per_node([self._known(structure, nodes) for structure in view.structures])
+        known = self._known(view.structures, nodes)
+        return states + view.per_node(known.split([structure.num_nodes for structure in view.structures]))
 
-    def _known(self, structure: Structure, like: Tensor) -> Tensor:
-        """What does not depend on weights, ``[N, channels]``."""
-        top, device = topology(structure), like.device
-        out = like.new_zeros(structure.num_nodes, self.parameters_of.out_features)
+    def _known(self, structures: Sequence[Structure], like: Tensor) -> Tensor:
+        """What does not depend on weights, for the nodes of all structures ``[N, channels]``."""
+        device = like.device
+
+        def field(name: str) -> Tensor:
+            return torch.cat([getattr(topology(structure), name) for structure in structures]).to(device)
+
+        parts = []
         if "layer_type" in self.encodings:
-            out = out + self.kind(top.node_type.to(device))
+            parts.append(self.kind(field("node_type")))
             if self.layer is not None:
-                out = out + self.layer(top.node_layer.to(device))
+                parts.append(self.layer(field("node_layer")))
         if "activation" in self.encodings:
-            out = out + self.activation(top.activation.to(device))
+            parts.append(self.activation(field("activation")))
         if "attributes" in self.encodings:
-            out = out + self.attributes(describe_nodes(structure).to(device, like.dtype))
+            described = torch.cat([describe_nodes(structure) for structure in structures])
+            parts.append(self.attributes(described.to(device, like.dtype)))
         if "position" in self.encodings:
-            out = out + self.position(structure)
-        return out
+            parts.append(self.position(structures))
+        nodes = sum(structure.num_nodes for structure in structures)
+        return sum(parts, like.new_zeros(nodes, self.parameters_of.out_features))
 
 
 class EdgeEncoding(nn.Module):

@@ -108,7 +108,7 @@ class OutputReadout(nn.Module):
     def forward(self, x: Tensor, view: Layered) -> Tensor:
         """Read the outputs out."""
         output = [node_roles(structure) == 2 for structure in view.structures]
-        label = view.per_node([self.label(structure) for structure in view.structures])
+        label = view.per_node(self.label(view.structures).split([s.num_nodes for s in view.structures]))
         owner = None
         if view.dense:
             rows = torch.nonzero(output[0]).squeeze(1).to(view.device)
