@@ -67,10 +67,13 @@ def style() -> Iterator[None]:
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write ``<path>.png`` and ``<path>.svg``; equal figures give equal files."""
     paths = [path.with_name(f"{path.name}{suffix}") for suffix in (".png", ".svg")]
+    with style():
+        figure.draw_without_rendering()  # finds the layout, once for both files
+        figure.set_layout_engine("none")
     for target in paths:
         metadata = {"Date": None} if target.suffix == ".svg" else {"Software": None}
         with style(), atomic_path(target) as temporary:
-            figure.savefig(temporary, bbox_inches="tight", facecolor="white", metadata=metadata)
+            figure.savefig(temporary, bbox_inches="tight", pad_inches=0.12, facecolor="white", metadata=metadata)
     return paths
 
 
@@ -199,7 +202,7 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
         histories: method to ``{"train": [...], "val": [...], "kept": [epoch]}``.
     """
     with style():
-        figure, axes = _panels(len(histories), width=2.9, height=2.6, sharey=True)
+        figure, axes = _panels(len(histories), width=2.9, height=2.6, sharey=True, beside=1.2)
         for axis, (method, history) in zip(axes, histories.items(), strict=True):
             train, val = history["train"], history["val"]
             epochs = np.arange(1, len(val) + 1)
@@ -221,10 +224,12 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
     return figure
 
 
-def _panels(count: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def _panels(
+    count: int, width: float, height: float, sharey: bool = False, beside: float = 0.0
+) -> tuple[Figure, list[Axes]]:
     columns = min(count, 4)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.4 + beside, height * rows + 0.5), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for unused in axes[count:]:
