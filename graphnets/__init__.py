@@ -20,7 +20,7 @@ from converters import (
     trace,
     weight_space,
 )
-from graphnets.baselines import FlatMLP, StatNN
+from graphnets.baselines import FlatMLP, Prober, StatNN
 from graphnets.message_passing import NeuronGNN, NeuronMessagePassing
 from graphnets.weightnet import CrossLayerAttention, IntraLayerAttention, WeightNet
 
@@ -32,6 +32,7 @@ __all__ = [
     "NeuronGraph",
     "NeuronGraphs",
     "NeuronMessagePassing",
+    "Prober",
     "StatNN",
     "Structure",
     "WeightNet",

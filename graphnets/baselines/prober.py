@@ -1,143 +1,280 @@
+"""A predictor that runs the networks: learned inputs, and what the networks answer to them."""
+
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from converters import ACTIVATIONS, Structure, StructureMismatch, execute, to_state_dict
-from converters.layout import same_layout
-from converters.to_state_dict import stacked_weights
-from graphnets.layered import Networks, networks_of, structures_of
+from converters import Structure, StructureMismatch, execute
+from graphnets.baselines.probing import (
+    by_structure,
+    changed,
+    describe,
+    description_width,
+    input_and_classes,
+    read_scores,
+    scores_width,
+    shaken,
+)
+from graphnets.layered import Networks, networks_of
 
 __all__ = ["Prober"]
 
-LIMIT = 10.0
-POINTS = 4
-JITTER = 0.4
-
-
-def groups_of(batch):
-    everyone = structures_of(batch)
-    rows = {}
-    for i, s in enumerate(everyone):
-        rows.setdefault(id(s), (s, []))[1].append(i)
-    groups = [(s, torch.tensor(r, device=batch.x.device)) for s, r in rows.values()]
-    first = groups[0][0]
-    if all(same_layout(first, s) for s, _ in groups):
-        whole = stacked_weights(batch, first)
-        if len(groups) == 1:
-            return [(first, groups[0][1], whole)]
-        return [(s, r, {k: v.index_select(0, r) for k, v in whole.items()}) for s, r in groups]
-    out = []
-    for s, r in groups:
-        each = [to_state_dict(batch[i]) for i in r.tolist()]
-        out.append((s, r, {k: torch.stack([e[k] for e in each]) for k in each[0]}))
-    return out
-
-
-def resample(values):
-    L = values.shape[1]
-    at = torch.linspace(0, L - 1, POINTS, dtype=values.dtype, device=values.device)
-    low = at.floor().long().clamp(max=max(L - 2, 0))
-    frac = at - low
-    high = (low + 1).clamp(max=L - 1)
-    frac = frac.view(-1, *[1] * (values.dim() - 2))
-    return (values[:, low] * (1 - frac) + values[:, high] * frac).flatten(1)
-
-
-def describe(weights, structure):
-    mats = [p.name for p in structure.parameters if not p.buffer and p.alias_of is None and len(p.shape) > 1]
-    vecs = [p.name for p in structure.parameters if not p.buffer and p.alias_of is None and len(p.shape) == 1]
-    parts = []
-    for names in (mats, vecs):
-        s = torch.stack([(weights[n].flatten(1).square().mean(1) + 1e-12).log() / 2 for n in names], 1)
-        parts.append(resample(s))
-    acts = [ACTIVATIONS.index(l.activation) for l in structure.layers if l.kind != "input"]
-    hot = torch.nn.functional.one_hot(torch.tensor(acts), len(ACTIVATIONS)).to(parts[0])
-    B = parts[0].shape[0]
-    parts.append(resample(hot.unsqueeze(0)).expand(B, -1))
-    return torch.cat(parts, 1)
+LIMIT = 5.0
 
 
 class Prober(nn.Module):
-    def __init__(self, structure, targets, probes=128, hidden=(128, 128), temperatures=(1.0, 3.0), weight_noise=0.05,
-                 gain=20 / 3, label_gain=20/3, dropout=0.0, norm="batch", per_probe=True, jitters=0, scale=1.0, label_scale=1.0, sens=False, outs=("agree","ent","ce","margin","scale")):
+    r"""Predicts properties of classifiers from their answers to learned inputs.
+
+    Every network is run by `converters.execute` on the same learned probes, each with a learned label (a distribution
+    over the classes). How far the answers agree with the labels, how sure they are (see `read_scores`), and a few
+    statistics of the weights (see `describe`) are what a perceptron predicts from. Probing as such is the
+    "functionalist" reading of weights of Herrmann et al. 2024 (arXiv:2403.11998), learned inputs also appear as probe
+    features in Kofinas et al. 2024 (arXiv:2403.12143) and as the method of Kahana et al. 2024 (ProbeGen,
+    arXiv:2410.10811); statistics of weights are those of Unterthiner et al. 2020 (arXiv:2002.11448).
+
+    Deviations: probes carry labels, so that the features are small in number and mean the same for every network,
+    where the cited works hand the raw answers to the perceptron; probes are free tensors, not the output of a
+    generator.
+
+    As it sees functions, the prediction is invariant under every symmetry of the networks but for the statistics of
+    weights, which are invariant under permutations. In evaluation mode no prediction depends on other networks of the
+    batch; in training mode features are standardised within the batch (BatchNorm).
+
+    Args:
+        structure: any of the networks; None takes inputs and classes from the first networks that `fit_statistics`
+            sees. Networks may differ in everything else: activation, depth, width, kind.
+        targets: predicted numbers per network.
+        probes: number of learned inputs.
+        hidden: widths of the perceptron's hidden layers.
+        temperatures: at which answers are compared with labels.
+        dropout: after each hidden layer.
+        weight_noise: relative Gaussian noise on weights while training.
+        shakes: how many times networks are asked once more with noise on their weights, which tells how firm their
+            answers are; see `shaken`.
+        shake: size of that noise relative to each tensor's root mean square.
+        spread: standard deviation of the probes at the start.
+        sharpness: score of each probe's own class in its label at the start; the classes take turns.
+        gain: probes and labels are stored divided by it, so that with Adam they learn this many times faster than the
+            rest.
+        examples: probes at the start instead of random ones, ``[probes, *input]``, alone or with their classes
+            ``[probes]``. A few inputs of the kind that the networks were trained on help more than anything else.
+
+    Raises:
+        StructureMismatch: networks cannot be probed (see `input_and_classes`), or have other inputs or classes.
+        ValueError: ``examples`` are of another shape, or an argument has no meaning.
+        RuntimeError: there is no structure yet.
+
+    Shapes:
+        - batch: a graph or a batch of B graphs
+        - result: ``[B, targets]``
+
+    >>> from converters import to_graph
+    >>> graph = to_graph(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3)))
+    >>> model = Prober(graph.structure, targets=1, probes=16)
+    >>> model
+    Prober(
+      16 probes of shape (2,) for 3 classes -> 1 targets
+      ...
+    >>> model.eval()(graph).shape
+    torch.Size([1, 1])
+    """
+
+    def __init__(
+        self,
+        structure: Structure | None,
+        targets: int,
+        probes: int = 128,
+        hidden: Sequence[int] = (128, 128),
+        temperatures: Sequence[float] = (1.0, 3.0),
+        dropout: float = 0.0,
+        weight_noise: float = 0.05,
+        shakes: int = 0,
+        shake: float = 0.4,
+        spread: float = 1.0,
+        sharpness: float = 4.0,
+        gain: float = 20 / 3,
+        examples: Tensor | tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.sens = sens
-        self.targets, self.probes_n, self.temps, self.weight_noise = targets, probes, temperatures, weight_noise
-        self.gain, self.label_gain, self.norm, self.per_probe, self.jitters, self.outs = gain, label_gain, norm, per_probe, jitters, outs
-        spec = structure.program.inputs[0]
-        self.classes = structure.layers[-1].size
-        self.probes = nn.Parameter(torch.randn(probes, *spec.shape[1:]) * scale / gain)
-        self.labels = nn.Parameter(torch.randn(probes, self.classes) * label_scale / label_gain)
-        self.hidden = hidden
-        self.dropout = dropout
-        self.head = None
+        if probes < 1 or not temperatures or min(temperatures) <= 0:
+            raise ValueError(
+                f"probes={probes} must be at least 1, temperatures={tuple(temperatures)} positive and at least one"
+            )
+        self.targets, self.probes, self.hidden, self.dropout = targets, probes, tuple(hidden), dropout
+        self.temperatures, self.weight_noise = tuple(temperatures), weight_noise
+        self.spread, self.sharpness, self.gain = spread, sharpness, gain
+        self.shakes, self.shake = shakes, shake
+        self.examples: Tensor | None
+        self.example_labels: Tensor | None
+        self.examples, self.example_labels = examples if isinstance(examples, (tuple, list)) else (examples, None)
+        self.serves: tuple[tuple[int, ...], int] | None = None
+        if structure is not None:
+            self.adopt(structure)
 
-    def build(self, width):
-        L = []
-        for a, b in zip((width, *self.hidden[:-1]), self.hidden):
-            L += [nn.Linear(a, b), nn.SiLU(), nn.Dropout(self.dropout)]
-        self.head = nn.Sequential(*L, nn.Linear(self.hidden[-1], self.targets))
-        self.bn = nn.BatchNorm1d(width, affine=False, momentum=0.1)
-        self.register_buffer("mean", torch.zeros(width)); self.register_buffer("dev", torch.ones(width)); self.register_buffer("keep", torch.ones(width))
+    def adopt(self, structure: Structure) -> None:
+        """Become a model of networks with the inputs and classes of this one."""
+        self._build(*input_and_classes(structure))
 
-    def read_out(self, z):  # [B,P,C]
-        label = (self.labels * self.label_gain).softmax(-1)
-        f = []
-        for T in self.temps:
-            logp = (z / T).log_softmax(-1); p = logp.exp()
-            q = p * label  # B,P,C
-            agree = q.sum(-1)
-            f += [q.sum(1) / label.sum(0), agree.mean(1, keepdim=True), agree.std(1, keepdim=True)]
-            if self.per_probe: f.append(agree)
-            if T == 1.0:
-                ent = -(p * logp).sum(-1); ce = -(logp * label).sum(-1)
-                top = z.topk(2, -1).values
-                m = (top[..., 0] - top[..., 1])
-                own = (z * label).sum(-1) - z.mean(-1)
-                for v in (ent, ce.clamp(max=20), m.log1p(), own):
-                    f += [v.mean(1, keepdim=True), v.std(1, keepdim=True)]
-                f.append((p.mean(1) + 1e-6).log())
-                f.append(z.std(-1).mean(1, keepdim=True).add(1e-6).log())
-                f.append(z.std(1).add(1e-6).log())
-        return torch.cat(f, 1)
+    def _build(self, shape: tuple[int, ...], classes: int) -> None:
+        self.serves = shape, classes
+        self.questions = _Questions(self._first_probes(shape), self._first_labels(classes), self.gain)
+        readings = 1 if self.shakes == 0 else 2
+        width = description_width() + readings * scores_width(classes, len(self.temperatures))
+        self.scale = _Scale(width)
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip((width, *self.hidden[:-1]), self.hidden, strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.SiLU(), nn.Dropout(self.dropout)]
+        self.head = nn.Sequential(*layers, nn.Linear(self.hidden[-1] if self.hidden else width, self.targets))
 
-    def features(self, batch):
-        x = self.probes * self.gain
-        groups = groups_of(batch)
-        out = None
-        for s, rows, w in groups:
+    def _first_probes(self, shape: tuple[int, ...]) -> Tensor:
+        if self.examples is None:
+            return self.spread * torch.randn(self.probes, *shape)
+        if tuple(self.examples.shape) != (self.probes, *shape):
+            raise ValueError(
+                f"examples has shape {list(self.examples.shape)}; {self.probes} probes of these networks have shape "
+                f"{[self.probes, *shape]}"
+            )
+        return self.examples.detach().clone().to(torch.get_default_dtype())
+
+    def _first_labels(self, classes: int) -> Tensor:
+        own = torch.arange(self.probes) % classes if self.example_labels is None else self.example_labels
+        if tuple(own.shape) != (self.probes,) or int(own.min()) < 0 or int(own.max()) >= classes:
+            raise ValueError(
+                f"the classes of examples must be {self.probes} integers from 0 to {classes - 1}, got {own.dtype} "
+                f"of shape {list(own.shape)} from {own.min()} to {own.max()}"
+            )
+        return self.sharpness * nn.functional.one_hot(own.long(), classes).to(torch.get_default_dtype())
+
+    def extra_repr(self) -> str:
+        """The contract."""
+        shape, classes = self.serves or ("unknown yet", "unknown")
+        return f"{self.probes} probes of shape {shape} for {classes} classes -> {self.targets} targets"
+
+    def features(self, batch: Networks) -> Tensor:
+        """What answers and weights tell, before standardisation, ``[B, width]``."""
+        if self.serves is None:
+            raise RuntimeError(
+                "Prober was made with structure=None and has not seen networks; call fit_statistics or load a "
+                "state_dict first, or pass a structure"
+            )
+        groups = by_structure(batch)
+        descriptions, answers = [], []
+        for structure, _, weights in groups:
+            if (found := input_and_classes(structure)) != self.serves:
+                raise StructureMismatch(
+                    f"{structure.name} takes inputs of shape {found[0]} and tells {found[1]} classes apart; this "
+                    f"Prober asks inputs of shape {self.serves[0]} and reads {self.serves[1]} classes"
+                )
             if self.training and self.weight_noise:
-                w = {k: v * (1 + self.weight_noise * torch.randn_like(v)) for k, v in w.items()}
-            f = [describe(w, s), self.read_out(execute(w, x, structure=s))]
-            for j in range(self.jitters):
-                wj = {}
-                for k, v in w.items():
-                    rms = v.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (v.dim() - 1))
-                    wj[k] = v + JITTER * 2 ** 0.5 * rms * torch.sin(v * (200.0 + 77.7 * j) + 1.3 * j)
-                f.append(self.read_out(execute(wj, x, structure=s)))
-            f = torch.cat(f, 1)
-            if len(groups) == 1: return f
-            if out is None: out = f.new_zeros(len(structures_of(batch)), f.shape[1])
-            out = out.index_copy(0, rows, f)
-        return out
+                weights = changed(weights, structure, self._noisy)
+            descriptions.append(describe(weights, structure))
+            answers.append(self._ask(weights, structure))
+        labels = self.questions.labels().to(answers[0].dtype)
+        plain, *others = (read_scores(each, labels, self.temperatures) for each in torch.cat(answers, 1))
+        read = [plain, torch.stack(others).mean(0)] if others else [plain]
+        features = torch.cat([torch.cat(descriptions), *read], 1)
+        if len(groups) == 1:
+            return features
+        order = torch.cat([places for _, places, _ in groups])
+        return torch.zeros_like(features).index_copy(0, order, features)
+
+    def _ask(self, weights: Mapping[str, Tensor], structure: Structure) -> Tensor:
+        """Answers of n networks of one structure, as they are and shaken, ``[1 + shakes, n, probes, classes]``."""
+        copies = [weights]
+        for number in range(self.shakes):
+            copies.append(changed(weights, structure, partial(shaken, amount=self.shake, number=number)))
+        stack = {name: torch.cat([each[name] for each in copies]) for name in weights} if self.shakes else weights
+        like = next(value for value in weights.values() if value.is_floating_point())
+        answers: Tensor = execute(stack, self.questions.probes().to(like.dtype), structure=structure)
+        return answers.view(1 + self.shakes, len(like), *answers.shape[1:])
+
+    def _noisy(self, value: Tensor) -> Tensor:
+        return value * (1 + self.weight_noise * torch.randn_like(value))
 
     @torch.no_grad()
-    def fit_statistics(self, batches):
-        t = self.training; self.eval()
-        f = torch.cat([self.features(networks_of(b)) for b in batches])
-        self.train(t)
-        if self.head is None: self.build(f.shape[1])
-        self.mean.copy_(f.mean(0)); d = f.std(0); self.keep.copy_((d > 1e-6).float()); self.dev.copy_(d.clamp_min(1e-6))
-        self.bn.running_mean.copy_(f.mean(0)); self.bn.running_var.copy_(d.square().clamp_min(1e-12))
+    def fit_statistics(self, batches: Iterable[Any]) -> None:
+        """Mean and deviation of every feature, and which ones vary at all: the others are left out for good."""
+        training, found = self.training, []
+        self.eval()
+        for item in batches:
+            batch = networks_of(item)
+            if self.serves is None:
+                self.adopt(by_structure(batch)[0][0])
+            found.append(self.features(batch))
+        self.train(training)
+        if found:
+            self.scale.fit(torch.cat(found))
 
-    def forward(self, batch):
-        f = self.features(batch)
-        if self.norm == "batch": f = self.bn(f)
-        else: f = (f - self.mean) / self.dev
-        return self.head((f * self.keep).clamp(-LIMIT, LIMIT))
+    def forward(self, batch: Networks) -> Tensor:
+        """Predict."""
+        features = self.features(batch)
+        out: Tensor = self.head(self.scale(features).to(self.questions.stored_probes.dtype))
+        return out
+
+    def get_extra_state(self) -> str:
+        """Input shape and number of classes, as JSON."""
+        return json.dumps(self.serves)
+
+    def set_extra_state(self, state: str) -> None:
+        """Build what the state is for, where nothing is built yet."""
+        serves = json.loads(state)
+        if serves is not None and self.serves is None:
+            self._build(tuple(serves[0]), serves[1])
+
+
+class _Questions(nn.Module):
+    """Learned probes and their labels, stored divided by ``gain``."""
+
+    def __init__(self, probes: Tensor, labels: Tensor, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.stored_probes = nn.Parameter(probes / gain)
+        self.stored_labels = nn.Parameter(labels / gain)
+
+    def probes(self) -> Tensor:
+        """``[probes, *input]``."""
+        return self.stored_probes * self.gain
+
+    def labels(self) -> Tensor:
+        """Distributions ``[probes, classes]``."""
+        return (self.stored_labels * self.gain).softmax(-1)
+
+
+class _Scale(nn.Module):
+    """Standardises features by running statistics, clips them, and silences those constant in training."""
+
+    varies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width, affine=False)
+        self.register_buffer("varies", torch.ones(width))
+
+    def fit(self, features: Tensor) -> None:
+        """Take mean, variance and what varies from ``[N, width]``."""
+        mean, variance = features.mean(0), features.var(0, unbiased=False)
+        mean_running, variance_running = self.norm.running_mean, self.norm.running_var
+        assert mean_running is not None
+        assert variance_running is not None
+        mean_running.copy_(mean)
+        variance_running.copy_(variance.clamp_min(1e-10))
+        self.varies.copy_(variance > 1e-8 * (1 + mean.square()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[B, width]``."""
+        return self._normalised(features).clamp(-LIMIT, LIMIT) * self.varies
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        if self.training and len(features) > 1:
+            out: Tensor = self.norm(features)
+            return out
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None
+        assert variance is not None
+        return (features - mean) / (variance + self.norm.eps).sqrt()
