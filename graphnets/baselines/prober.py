@@ -21,7 +21,7 @@ from graphnets.baselines.probing import (
     scores_width,
     shaken,
 )
-from graphnets.layered import Networks, networks_of
+from graphnets.layered import Networks, networks_of, structures_of
 
 __all__ = ["Prober"]
 
@@ -40,11 +40,12 @@ class Prober(nn.Module):
 
     Deviations: probes carry labels, so that the features are small in number and mean the same for every network,
     where the cited works hand the raw answers to the perceptron; probes are free tensors, not the output of a
-    generator.
+    generator; features are clipped after standardisation, and those that did not vary among the networks of
+    `fit_statistics` have no say, so that an unseen architecture cannot throw the prediction far off.
 
-    As it sees functions, the prediction is invariant under every symmetry of the networks but for the statistics of
-    weights, which are invariant under permutations. In evaluation mode no prediction depends on other networks of the
-    batch; in training mode features are standardised within the batch (BatchNorm).
+    Answers are invariant under every symmetry of the networks' functions; statistics of weights and answers of shaken
+    networks are so under permutations, and therefore so is the prediction. In evaluation mode no prediction depends on
+    other networks of the batch; in training mode features are standardised within the batch (BatchNorm).
 
     Args:
         structure: any of the networks; None takes inputs and classes from the first networks that `fit_statistics`
@@ -61,7 +62,7 @@ class Prober(nn.Module):
         spread: standard deviation of the probes at the start.
         sharpness: score of each probe's own class in its label at the start; the classes take turns.
         gain: probes and labels are stored divided by it, so that with Adam they learn this many times faster than the
-            rest.
+            rest; much for a random start, about 2 for good ``examples``.
         examples: probes at the start instead of random ones, ``[probes, *input]``, alone or with their classes
             ``[probes]``. A few inputs of the kind that the networks were trained on help more than anything else.
 
@@ -93,7 +94,7 @@ class Prober(nn.Module):
         hidden: Sequence[int] = (128, 128),
         temperatures: Sequence[float] = (1.0, 3.0),
         dropout: float = 0.0,
-        weight_noise: float = 0.05,
+        weight_noise: float = 0.1,
         shakes: int = 0,
         shake: float = 0.4,
         spread: float = 1.0,
@@ -205,7 +206,8 @@ class Prober(nn.Module):
         for item in batches:
             batch = networks_of(item)
             if self.serves is None:
-                self.adopt(by_structure(batch)[0][0])
+                self.adopt(structures_of(batch)[0])
+                self.to(batch.x.device)
             found.append(self.features(batch))
         self.train(training)
         if found:
@@ -214,7 +216,7 @@ class Prober(nn.Module):
     def forward(self, batch: Networks) -> Tensor:
         """Predict."""
         features = self.features(batch)
-        out: Tensor = self.head(self.scale(features).to(self.questions.stored_probes.dtype))
+        out: Tensor = self.head(self.scale(features.to(self.questions.stored_probes.dtype)))
         return out
 
     def get_extra_state(self) -> str:
