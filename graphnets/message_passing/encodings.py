@@ -40,6 +40,7 @@ __all__ = [
 
 LINEAR_RANGE = 8.0
 MAX_POSITIONS = 4096
+SHARED_POSITIONS = 1024
 
 
 def squash(values: Tensor) -> Tensor:
@@ -130,8 +131,9 @@ class PositionEncoding(nn.Module):
     """Tells fixed neurons (inputs, outputs, frozen axes) apart; zero for neurons that may be permuted.
 
     Args:
-        structure: with it every fixed neuron has a learned vector (up to 4096 of them); without, positions are waves
-            of 16 lengths through a small network, which serves any architecture.
+        structure: with it every fixed neuron has a learned vector (up to 4096 of them). Without, the first 1024
+            inputs, outputs and other fixed neurons of a layer have one each, shared by all architectures, and waves of
+            16 lengths through a small network, which tell any number of positions apart, are added.
         channels: length of the encoding.
 
     Shapes:
@@ -148,6 +150,7 @@ class PositionEncoding(nn.Module):
             self.register_buffer("rows", torch.where(fixed, fixed.cumsum(0) - 1, -1), persistent=False)
             self.table = nn.Embedding(int(fixed.sum()), channels)
         else:
+            self.table = nn.Embedding(3 * SHARED_POSITIONS, channels)
             self.waves = nn.Sequential(nn.Linear(35, 64), nn.SiLU(), nn.Linear(64, channels))
 
     def forward(self, structures: Sequence[Structure]) -> Tensor:
@@ -159,10 +162,12 @@ class PositionEncoding(nn.Module):
         position = torch.cat([topology(s).node_position for s in structures]).to(weight.device)
         lengths = torch.pi / 1.5 ** torch.arange(16, device=weight.device)
         phase = position.unsqueeze(1) * lengths
-        roles = functional.one_hot(torch.cat([node_roles(s) for s in structures]), 3).to(weight.device)
-        inputs = torch.cat([phase.sin(), phase.cos(), roles], 1).to(weight.dtype)
-        encoded: Tensor = self.waves(inputs) * (position >= 0).unsqueeze(1)
-        return encoded
+        role = torch.cat([node_roles(s) for s in structures]).to(weight.device)
+        inputs = torch.cat([phase.sin(), phase.cos(), functional.one_hot(role, 3)], 1).to(weight.dtype)
+        near = position < SHARED_POSITIONS
+        row = role * SHARED_POSITIONS + position.clamp(0, SHARED_POSITIONS - 1)
+        encoded: Tensor = self.waves(inputs) + self.table(row) * near.unsqueeze(1)
+        return encoded * (position >= 0).unsqueeze(1)
 
 
 class NodeEncoding(nn.Module):

@@ -16,7 +16,7 @@ from graphnets.weightnet.tokens import NeuronTokens, TokenSets
 
 __all__ = ["WeightNet"]
 
-POOLINGS = ("cls", "mean", "max")
+POOLINGS = ("cls", "mean", "max", "moments")
 ENCODINGS = ("segment", "layer_type", "depth")
 MAX_SEGMENTS = 64
 
@@ -37,7 +37,8 @@ class WeightNet(nn.Module):
         channels: the paper's d_model.
         intra_heads, cross_heads, intra_blocks, cross_blocks: of the attention within and between layers.
         hidden: width of the feed-forward networks; twice ``channels`` if None.
-        pooling: ``"cls"`` (a learned token joins each set), ``"mean"`` or ``"max"``, of neurons and of layers.
+        pooling: ``"cls"`` (a learned token joins each set), ``"mean"``, ``"max"``, or ``"moments"`` (a linear map of
+            mean and standard deviation), of neurons and of layers.
         encodings: which of ``"segment"`` (the layer's number), ``"layer_type"``, ``"depth"`` (relative) to add to
             tokens of neurons and layers.
         pre_norm: see `AttentionBlock`; the paper is post-norm.
@@ -95,6 +96,9 @@ class WeightNet(nn.Module):
         if pooling == "cls":
             self.neuron_cls = nn.Parameter(torch.randn(channels) / channels**0.5)
             self.layer_cls = nn.Parameter(torch.randn(channels) / channels**0.5)
+        if pooling == "moments":
+            self.neuron_moments = nn.Linear(2 * channels, channels)
+            self.layer_moments = nn.Linear(2 * channels, channels)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Dropout(dropout), nn.Linear(channels, 1))
             for _ in range(targets)
@@ -127,29 +131,36 @@ class WeightNet(nn.Module):
         encoding = self._encode(view, lengths, neurons)
         for sets in TokenSets.of(view, skip=[0]):
             tokens = neurons[sets.index] + encoding[sets.owner, sets.layers].unsqueeze(1)
-            pooled = self._pool(tokens, sets.mask, self.intra, getattr(self, "neuron_cls", None))
+            pooled = self._pool(tokens, sets.mask, self.intra, "neuron")
             layers = layers.index_put((sets.owner, sets.layers), pooled)
             present[sets.owner, sets.layers] = True
         used = slice(1, None)
         mask = None if view.dense else present[:, used]
-        summary = self._pool((layers + encoding)[:, used], mask, self.cross, getattr(self, "layer_cls", None))
+        summary = self._pool((layers + encoding)[:, used], mask, self.cross, "layer")
         return torch.cat([head(summary) for head in self.heads], 1)
 
-    def _pool(self, tokens: Tensor, mask: Tensor | None, blocks: nn.ModuleList, cls: Tensor | None) -> Tensor:
+    def _pool(self, tokens: Tensor, mask: Tensor | None, blocks: nn.ModuleList, what: str) -> Tensor:
         """Attention blocks over sets ``[S, n, C]`` and one token of each, ``[S, C]``."""
-        if cls is not None:
+        if self.pooling == "cls":
+            cls: Tensor = getattr(self, f"{what}_cls")
             tokens = torch.cat([cls.expand(len(tokens), 1, -1), tokens], 1)
             mask = None if mask is None else torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
         for block in blocks:
             tokens = block(tokens, mask)
-        if cls is not None:
+        if self.pooling == "cls":
             return tokens[:, 0]
-        if mask is None:
-            return tokens.mean(1) if self.pooling == "mean" else tokens.amax(1)
-        kept = mask.unsqueeze(-1)
+        kept = torch.ones_like(tokens[..., :1], dtype=torch.bool) if mask is None else mask.unsqueeze(-1)
         if self.pooling == "max":
             return tokens.masked_fill(~kept, -torch.inf).amax(1)
-        return torch.where(kept, tokens, 0).sum(1) / kept.sum(1)
+        count = kept.sum(1)
+        mean = torch.where(kept, tokens, 0).sum(1) / count
+        if self.pooling == "mean":
+            return mean
+        centred = torch.where(kept, tokens - mean.unsqueeze(1), 0)
+        deviation = (centred.square().sum(1) / count + 1e-5).sqrt()
+        moments: nn.Linear = getattr(self, f"{what}_moments")
+        out: Tensor = moments(torch.cat([mean, deviation], -1))
+        return out
 
     def _encode(self, view: Layered, lengths: list[int], like: Tensor) -> Tensor:
         """What layers are, ``[graphs, layers, channels]``."""
