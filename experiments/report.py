@@ -75,6 +75,8 @@ def results_page(root: Path, configs: Path = CONFIG_DIR) -> str:
         "seed shows it and the 95% interval of the paired bootstrap over test networks excludes zero, "
         "*does not hold* if the opposite is so, and is *not decidable at this scale* otherwise.",
     ]
+    if not records:
+        parts.append("No run is recorded yet: add `record=docs/runs` to a run.")
     for experiment, scales in records.items():
         parts += _experiment(experiment, scales, _report(experiment, configs))
     return "\n\n".join(parts) + "\n"

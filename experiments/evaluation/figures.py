@@ -98,7 +98,8 @@ def predicted_against_true(truth: Floats, predictions: Mapping[str, Floats], set
             inside = np.clip(predicted, low, high)
             axis.scatter(truth, inside, s=13, color=colour(method), alpha=0.55, linewidths=0, zorder=2)
             scores = _scores(predicted, truth)
-            axis.text(0.04, 0.96, scores, transform=axis.transAxes, va="top", linespacing=1.4, fontsize=9)
+            box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2}
+            axis.text(0.04, 0.96, scores, transform=axis.transAxes, va="top", linespacing=1.4, fontsize=9, bbox=box)
             axis.set(xlim=(low, high), ylim=(low, high), xlabel="true", title=method_label(method))
             axis.set_aspect("equal")
         axes[0].set_ylabel("predicted")
