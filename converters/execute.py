@@ -50,16 +50,26 @@ def execute(
         raise StructureMismatch("weights alone do not say how to run them; pass structure=trace(model)")
     else:
         weights = source
-        first = structure.parameters[0]
-        many = weights[first.name].dim() == len(first.shape) + 1
+        many = _stacked(weights, structure)
     if structure is None or structure.program is None:
         raise StructureMismatch("this structure was not traced and holds no program; trace the module itself")
     program = structure.program
     tensors = _bind(program, inputs, named_inputs)
-    named = {name: weights[name] for name, _ in program.named_refs} if program.named_refs else {}
+    if program.baked:
+        raise StructureMismatch(f"{structure.name} cannot be run from its graph: {'; '.join(program.baked)}")
+    buffers = {parameter.name for parameter in structure.parameters if parameter.buffer}
+    named = {name: weights[name].detach() if name in buffers else weights[name] for name, _ in program.named_refs}
     if not many:
         return _run(program, named, tensors)
     return _run_many(program, named, tensors, chunk_size)
+
+
+def _stacked(weights: Mapping[str, Tensor], structure: Structure) -> bool:
+    """Whether weights have a leading network axis; every parameter must be there."""
+    missing = [parameter.name for parameter in structure.parameters if parameter.name not in weights]
+    if missing:
+        raise StructureMismatch(f"weights of {structure.name} lack {', '.join(missing)}")
+    return any(weights[p.name].dim() == len(p.shape) + 1 for p in structure.parameters[:1])
 
 
 def _run_many(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor], chunk_size: int | None) -> Any:
@@ -102,6 +112,11 @@ def _bind(program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any]) -
             )
         batches.update(a for a, free in zip(shape, spec.free, strict=True) if free)
         found.append(value)
+    known = {spec.path[0] for spec in program.inputs}
+    given = [*enumerate(inputs), *named.items()]
+    surplus = [f"input {key}" for key, value in given if isinstance(value, Tensor) and key not in known]
+    if surplus:
+        raise StructureMismatch(f"{', '.join(surplus)}: surplus; the network was traced on {_signature(program)}")
     if len(batches) > 1:
         raise StructureMismatch(f"the inputs have different batch sizes: {sorted(batches)}")
     return found

@@ -45,9 +45,13 @@ class Extras:
         devices = [a for a in args if not isinstance(a, torch.dtype)]
         return Extras({name: tensor.to(*devices, **kwargs) for name, tensor in self.tensors.items()})
 
+    def clone(self) -> Extras:
+        """Copies of all tensors."""
+        return Extras({name: tensor.clone() for name, tensor in self.tensors.items()})
 
-class StackedExtras(Sequence[Extras]):
-    """The extras of a stack of networks, cut up only where somebody looks."""
+
+class StackedExtras:
+    """The extras of a stack of networks, cut up only where somebody looks; like Extras no container to PyG."""
 
     def __init__(self, tensors: Mapping[str, Tensor], length: int) -> None:
         self.tensors, self.length = dict(tensors), length
@@ -65,6 +69,17 @@ class StackedExtras(Sequence[Extras]):
     def to(self, *args: Any, **kwargs: Any) -> StackedExtras:
         """Move to another device."""
         return StackedExtras(Extras(self.tensors).to(*args, **kwargs).tensors, self.length)
+
+    def clone(self) -> StackedExtras:
+        """Copies of all tensors."""
+        return StackedExtras(Extras(self.tensors).clone().tensors, self.length)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel size of a graph's edges, wrapped because PyG turns tuples into lists."""
+
+    size: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -197,6 +212,17 @@ class NeuronGraph(Data):  # type: ignore[misc]
         raise AttributeError("the number of nodes of a neuron graph follows from its structure and cannot be set")
 
     @property
+    def kernel_size(self) -> Any:
+        """The kernel to which edges are padded; in a batch, a list with one per network."""
+        kernel = self._store["kernel"]
+        return [one.size for one in kernel] if isinstance(kernel, list) else kernel.size
+
+    @kernel_size.setter
+    def kernel_size(self, value: Any) -> None:
+        wrap = isinstance(value, list)
+        self._store["kernel"] = [Kernel(tuple(v)) for v in value] if wrap else Kernel(tuple(value))
+
+    @property
     def blocks(self) -> list[Tensor]:
         """Every block's weights as a view ``[n_out, n_in, K]``, ``[groups, ., ., K]`` or ``[n, K]``; no copy.
 
@@ -262,11 +288,12 @@ class NeuronGraphs(Batch):  # type: ignore[misc]
     def get_example(self, idx: int) -> NeuronGraph:
         """The ``idx``-th network's graph, bit for bit as it went in."""
         graph = cast(NeuronGraph, super().get_example(idx))
-        kernels = self.__dict__["_store"].__dict__.get("_kernels")
-        if kernels is not None and kernels[idx] != graph.kernel_size:
-            columns = kernel_columns(kernels[idx], graph.kernel_size)
+        kernels = self._store.get("own_kernel")
+        if kernels is not None and kernels[idx].size != graph.kernel_size:
+            columns = kernel_columns(kernels[idx].size, graph.kernel_size)
             graph.edge_attr = graph.edge_attr if columns is None else graph.edge_attr[:, columns]
-            graph.kernel_size = kernels[idx]
+            graph.kernel_size = kernels[idx].size
+        graph._store.pop("own_kernel", None)
         return graph
 
 

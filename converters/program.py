@@ -109,7 +109,7 @@ class Program:
     """Inputs, named tensors, constants, operations and outputs of one forward pass.
 
     ``batch`` is the batch size of the trace, ``dtype`` the one that follows the weights'; an output is a nested
-    tuple/dict of :class:`Ref`.
+    tuple/dict of :class:`Ref`. ``baked`` says why it cannot be run again: values that were read into Python.
     """
 
     inputs: tuple[Input, ...]
@@ -121,6 +121,7 @@ class Program:
     batch: int
     length: int
     dtype: str = "float32"
+    baked: tuple[str, ...] = ()
 
     @cached_property
     def last_uses(self) -> tuple[tuple[int, ...], ...]:
@@ -146,6 +147,7 @@ class Program:
             "batch": self.batch,
             "length": self.length,
             "dtype": self.dtype,
+            "baked": list(self.baked),
         }
 
     @classmethod
@@ -161,6 +163,7 @@ class Program:
             batch=data["batch"],
             length=data["length"],
             dtype=data["dtype"],
+            baked=tuple(data["baked"]),
         )
 
 

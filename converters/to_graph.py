@@ -12,6 +12,7 @@ from converters.errors import StructureMismatch
 from converters.layout import same_layout
 from converters.neuron_graph import (
     Extras,
+    Kernel,
     NeuronGraph,
     NeuronGraphs,
     StackedExtras,
@@ -189,7 +190,7 @@ def to_graphs(
     batch.batch = torch.arange(count, device=device).repeat_interleave(nodes)
     batch.ptr = (steps * nodes).to(device)
     per_edge = ("edge_attr", "edge_index", "edge_type", "edge_layer")
-    single = ("structure", "kernel_size", "extras")
+    single = ("structure", "kernel", "extras")
     keys = [key for key in batch.to_dict() if key not in ("batch", "ptr")]
     sizes = {key: edges if key in per_edge else 1 if key in single else nodes for key in keys}
     batch._num_graphs = count
@@ -230,7 +231,8 @@ def collate(graphs: Sequence[NeuronGraph]) -> NeuronGraphs:
     full = tuple(max(sizes) for sizes in zip(*padded, strict=True))
     widened = [_widen(graph, full) for graph in graphs]
     batch: NeuronGraphs = NeuronGraphs.from_data_list(widened)
-    batch._store.__dict__["_kernels"] = kernels
+    if any(kernel != full for kernel in kernels):
+        batch.own_kernel = [Kernel(kernel) for kernel in kernels]
     return batch
 
 

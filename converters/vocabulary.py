@@ -77,6 +77,8 @@ EDGE_TYPES: tuple[str, ...] = (
     "tied",
     "parameter",
     "other",
+    "second_operand",
+    "third_operand",
 )
 """``NeuronGraph.edge_type`` indexes this tuple: what an edge carries its source's value through."""
 

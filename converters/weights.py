@@ -53,6 +53,7 @@ def checked_weights(
         alias = parameter.alias_of
         if alias is not None and alias in weights and not _same(weights[name], weights[alias]):
             faults.append(f"{name}: differs from {alias}, with which it is tied in this structure")
+    faults += _dtype_faults(weights, structure)
     faults += [f"{name}: not a parameter of this structure" for name in weights if name not in known]
     if len(lengths) > 1:
         faults.append(f"the stack's length differs between tensors: {lengths}")
@@ -67,6 +68,21 @@ def checked_weights(
     if finite:
         check_finite(out, structure.name)
     return out
+
+
+def _dtype_faults(weights: Mapping[str, Tensor], structure: Structure) -> list[str]:
+    """The structure's main dtype may be any other, but one for all tensors that have it."""
+    found: dict[torch.dtype, list[str]] = {}
+    for parameter in structure.parameters:
+        if parameter.dtype == structure.dtype and parameter.name in weights:
+            found.setdefault(weights[parameter.name].dtype, []).append(parameter.name)
+    main = max(found, key=lambda dtype: len(found[dtype])) if found else None
+    return [
+        f"{name}: {str(dtype).removeprefix('torch.')}, the others are {str(main).removeprefix('torch.')}"
+        for dtype, names in found.items()
+        if dtype != main
+        for name in names
+    ]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -66,7 +67,7 @@ class Permutation(Mapping[int, Tensor]):
             return axis.source_index(self._orders)
         generator = torch.Generator().manual_seed(cast(int, self._seed) + place)
         groups = self.structure.groups
-        orders = {g: draw_order(groups[g].size, groups[g].cells, generator) for g in self._orders}
+        orders = {g: draw_order(groups[g].size, 1, generator) for g in self._orders}
         return axis.source_index(orders)
 
     def apply(self, name: str, tensor: Tensor, first_axis: int) -> Tensor:
@@ -170,7 +171,7 @@ def _permute_graph(graph: NeuronGraph, permutation: Permutation) -> Any:
     weights = permute(stacked_weights(graph, structure), permutation)
     count = len(graph.structure)
     x, edge_attr, extras = features(weights, structure, graph.kernel_size[0], count)
-    out = graph.clone()
+    out = copy.copy(graph)
     out.x, out.edge_attr = x.view_as(graph.x), edge_attr.view_as(graph.edge_attr)
     out.extras = StackedExtras(extras, count)
     return out

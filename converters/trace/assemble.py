@@ -118,8 +118,8 @@ def assemble(
         order: all names in the state_dict's order.
     """
     solution = context.solver.solve()
-    for family in context.solver.families:
-        if family.where == "the structure" and (family.where, family.reason) not in context.reasons:
+    for family in (context.solver.families[index] for index in context.solver.applied):
+        if (family.where, family.reason) not in context.reasons:
             context.reasons.append((family.where, family.reason))
     builder = LayerBuilder(program, context, solution)
     builder.build()

@@ -65,6 +65,7 @@ class Draft:
         self.origin: dict[int, tuple[str, ...]] = {index: (name,) for name, index in program.named_refs}
         self.dynamic: set[int] = set(program.input_refs)
         self.uses: dict[int, int] = {}
+        self.maker = {index: op for op in program.ops for index in op.outputs if index is not None}
         self.outputs: set[int] = set()
         map_leaves(program.outputs, lambda leaf: self.outputs.add(leaf.index) if isinstance(leaf, Ref) else None)
         for op in program.ops:

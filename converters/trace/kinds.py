@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from converters.program import Op
+from converters.program import Op, Ref, map_leaves
 
 __all__ = ["ACTIVATION_OF", "EDGE_OF", "KIND_OF", "VIEWS", "attributes_of", "pair", "signature"]
 
@@ -116,6 +116,11 @@ EDGE_OF: dict[str, str] = {
     "other": "other",
 }
 
+COMMUTATIVE = frozenset(
+    ("add", "mul", "maximum", "minimum", "eq", "ne", "logical_and", "logical_or", "logical_xor", "cat")
+)
+"""Operations whose operands may change places; cat's are told apart by where they end."""
+
 
 BINARY = frozenset(("add", "sub", "mul", "div", "max", "min"))
 
@@ -129,11 +134,15 @@ def pair(value: Any, rank: int) -> tuple[float, ...]:
 
 def signature(*parts: Any) -> float:
     """A hash in [0, 1) of what no other column says."""
-    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) / 2**32
+    return int(hashlib.sha256(repr(map_leaves(parts, _anonymous)).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def _anonymous(leaf: Any) -> Any:
+    return "tensor" if isinstance(leaf, Ref) else leaf
 
 
 def _numbers(args: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(arg for arg in args if not hasattr(arg, "index"))
+    return tuple(arg for arg in args if not isinstance(arg, Ref))
 
 
 def attributes_of(op: Op, kind: str) -> dict[str, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from converters.program import Op, Ref
+from converters.program import Op, Ref, Size
 from converters.trace.activations import step
 from converters.trace.drafts import Draft
-from converters.trace.kinds import ACTIVATION_OF, EDGE_OF, KIND_OF, VIEWS, attributes_of, pair, signature
+from converters.trace.kinds import ACTIVATION_OF, COMMUTATIVE, EDGE_OF, KIND_OF, VIEWS, attributes_of, pair, signature
 from converters.trace.labels import Ids, Labels
 from converters.trace.matching import flat_ids
 
@@ -139,7 +141,7 @@ class LayerBuilder(Draft):
 
     def _norm(self, op: Op, out: int) -> None:
         x, labels = op.args[0].index, self.context.labels[out]
-        kind = KIND_OF[op.name]
+        kind = "instance_norm" if self._per_sample(x) else KIND_OF[op.name]
         flat = flat_ids(labels)
         target_ids = flat if flat is not None else np.full(1, -1, np.int64)
         previous = (
@@ -150,6 +152,7 @@ class LayerBuilder(Draft):
             self.join(previous, target, "norm")
         positions = {
             "batch_norm": (1, 2, 3, 4),
+            "instance_norm": (1, 2, 3, 4),
             "layer_norm": (2, 3),
             "group_norm": (1, 2),
             "rms_norm": (2,),
@@ -159,10 +162,19 @@ class LayerBuilder(Draft):
                 self.node_parameter(target, slot, op.args[position].index)
         numbers = [a for a in op.args if isinstance(a, float)]
         self.layers[target].attributes["eps"] = numbers[-1] if numbers else 0.0
+        if op.name == "native_batch_norm" and op.args[5]:
+            self.layers[target].attributes["signature"] = signature("statistics of the batch")
         if kind == "group_norm":
             self.layers[target].attributes["groups"] = float(op.args[6])
         if kind == "layer_norm":
             self.layers[target].attributes["axes"] = float(len(op.args[1]))
+
+    def _per_sample(self, x: int) -> bool:
+        """Whether samples were folded into channels first, as instance norm does it."""
+        maker = self.maker.get(x)
+        if maker is None or maker.name not in ("view", "_unsafe_view", "reshape"):
+            return False
+        return len(maker.args[1]) > 1 and isinstance(maker.args[1][1], Size)
 
     # -- functions -------------------------------------------------------------------------------------------------
 
@@ -235,19 +247,32 @@ class LayerBuilder(Draft):
             if index != out and (index not in self.context.used or not labels.bundles):
                 continue
             flat = flat_ids(labels)
-            sources = []
-            for i in moving:
+            sources: list[tuple[int, str]] = []
+            for place, i in enumerate(i for i in op.refs() if i not in self.origin or not self.origin[i]):
+                if i not in self.dynamic:
+                    continue
+                edge_type = EDGE_OF.get(kind, "identity")
+                if place and op.name not in COMMUTATIVE:
+                    edge_type = ("second_operand", "third_operand")[min(place, 2) - 1]
                 if i in self.layer_of:
-                    sources.append(self.layer_of[i])
+                    sources.append((self.layer_of[i], edge_type))
                 elif flat is not None and self.context.labels[i].source == "input":
-                    sources += self._input_sources(i, index, flat)
+                    sources += [(number, edge_type) for number in self._input_sources(i, index, flat)]
             target = self.add_layer(kind, flat if flat is not None else np.full(1, -1, np.int64), index)
-            for source in sources:
-                self.join(source, target, EDGE_OF.get(kind, "identity"))
-            steps = [self.path[i] for i in moving if i in self.layer_of and self.path.get(i)]
+            for source, edge_type in sources:
+                self.join(source, target, edge_type)
+            steps: list[Any] = [self.path[i] for i in moving if i in self.layer_of and self.path.get(i)]
             self.layers[target].attributes.update(attributes_of(op, kind))
-            if steps:
-                self.layers[target].attributes["signature"] = signature(op.target, op.kwargs, steps)
+            fixed = [self._value(i) for i in op.refs() if i not in self.dynamic and not self.origin.get(i)]
+            if steps or fixed:
+                numbers = tuple(a for a in op.args if not isinstance(a, Ref))
+                self.layers[target].attributes["signature"] = signature(op.target, numbers, op.kwargs, steps, fixed)
+
+    def _value(self, index: int) -> Any:
+        """The content of a constant, for signatures."""
+        recording = self.context.recording
+        value = recording.values.get(index, recording.constants.get(index))
+        return None if value is None else (tuple(value.shape), value.flatten().tolist())
 
     def _input_sources(self, index: int, out: int, flat: Ids) -> list[int]:
         axis = self._axis_of(out) - len(self.context.shape(out)) + len(self.context.shape(index))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +17,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.errors import ExampleInputError
-from converters.program import Constant, Input, Op, Program, Ref, Size, Symbol, map_leaves
+from converters.program import Op, Ref, Symbol, map_leaves
 from converters.trace.labels import Ids
 
-__all__ = ["Recording", "named_tensors", "record", "with_free_batch"]
+__all__ = ["Recording", "named_tensors", "record"]
 
 MAX_CONSTANT = 2**22
+METADATA = {"transpose", "t", "squeeze", "unsqueeze", "swapaxes", "swapdims", "as_strided"}
 RANDOM = {
     "rand",
     "randn",
@@ -47,6 +48,7 @@ class Recording:
     named: dict[str, int] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    baked: list[tuple[int, str]] = field(default_factory=list)
     outputs: Any = None
     scopes: dict[str, str] = field(default_factory=dict)
 
@@ -65,6 +67,7 @@ class _Recorder(TorchDispatchMode):
         self.recording, self.dtype, self.scope = recording, dtype, scope
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.stale: dict[int, str] = {}
+        self.reading = False
 
     def register(self, tensor: Tensor) -> int:
         """Number a tensor and remember it by identity."""
@@ -91,12 +94,18 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.reading or func is torch.ops.aten._local_scalar_dense.default:
+            self._read(args[0])
         out = func(*args, **kwargs)
+        if self.reading:
+            return out
         if func is torch.ops.aten.detach.default:
             self.known[id(out)] = (weakref.ref(out), self.find(args[0]))
             return out
         if func._schema.is_mutable:
             func = self._functional(func, args)
+        if func is torch.ops.aten.as_strided.default and _restrides(args[0], out):
+            func, args, kwargs = torch.ops.aten.clone.default, args[:1], {}
         encoded = map_leaves(args, self._encode)
         named = tuple((key, map_leaves(value, self._encode)) for key, value in kwargs.items())
         results = out if isinstance(out, (tuple, list)) else (out,)
@@ -109,16 +118,26 @@ class _Recorder(TorchDispatchMode):
         self.recording.ops.append(op)
         return out
 
+    def _read(self, tensor: Tensor) -> None:
+        """A value goes to Python: remembered, unless it is a constant."""
+        index = self.find(tensor)
+        if index not in self.recording.values and index not in self.recording.constants:
+            place = self.scope[-1] or "forward"
+            self.recording.baked.append((index, f"{place} reads the value of a tensor into Python"))
+
     def _functional(self, func: Any, args: Any) -> Any:
         """The same operation without its side effect, where functionalisation left one (buffers, recurrent cells).
 
         Other tensors that see the memory written to may not be read any more; :meth:`find` refuses them.
         """
         name = func._schema.name.removeprefix("aten::").removesuffix("_")
-        overload = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
+        packet = getattr(torch.ops.aten, name, None)
+        overload = getattr(packet, "int" if name == "transpose" else func._overloadname, None)
         target = next((arg for arg in args if isinstance(arg, Tensor)), None)
         if overload is None or target is None:
             raise self._unfollowed(func._schema.name)
+        if name in METADATA:
+            return overload
         memory, written = target.untyped_storage().data_ptr(), _offsets(target)
         for key, (ref, _) in self.known.items():
             other = ref()
@@ -154,6 +173,13 @@ class _Recorder(TorchDispatchMode):
         raise ExampleInputError(f"an operation takes a {type(leaf).__name__}, which cannot be recorded")
 
 
+def _restrides(before: Tensor, after: Tensor) -> bool:
+    """Whether only the strides of axes of length one changed."""
+    sizes = zip(before.shape, before.stride(), after.shape, after.stride(), strict=False)
+    same = before.shape == after.shape and before.storage_offset() == after.storage_offset()
+    return same and all(a == b for n, a, _, b in sizes if n > 1)
+
+
 def _offsets(tensor: Tensor) -> Ids | None:
     """Where in its storage a tensor's elements lie; None if there are too many to list."""
     if tensor.numel() > MAX_CONSTANT:
@@ -164,11 +190,31 @@ def _offsets(tensor: Tensor) -> Ids | None:
     return np.unique(np.asarray(grid, dtype=np.int64))
 
 
-class _CircularPadding(TorchFunctionMode):
-    """Circular padding by joining pieces; torch's own writes in place where functionalisation does not see it."""
+READS = {
+    getattr(Tensor, name)
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__complex__")
+}
+"""Ways out of torch: what a network does with such a number cannot be seen."""
+
+
+class _Watch(TorchFunctionMode):
+    """Notices values that leave torch, and pads circularly by joining pieces.
+
+    torch's own circular padding writes in place where functionalisation does not see it.
+    """
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in READS:
+            self.recorder.reading = True
+            try:
+                torch.ops.aten.clone.default(args[0])
+            finally:
+                self.recorder.reading = False
         if func is nn.functional.pad:
             x, amounts, mode = (*args, *(kwargs[k] for k in ("input", "pad", "mode") if k in kwargs), "constant")[:3]
             if mode == "circular":
@@ -209,6 +255,7 @@ def _quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
     handles = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
         fused = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)
         fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -216,7 +263,7 @@ def _quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
         try:
             for name, module in model.named_modules():
                 handles.append(module.register_forward_pre_hook(lambda m, a, name=name: scope.append(name)))
-                handles.append(module.register_forward_hook(lambda m, a, o: _leave(scope), always_call=True))
+                handles.append(module.register_forward_hook(lambda m, a, o: _leave(scope)))
             model.eval()
             yield
         finally:
@@ -269,7 +316,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     shape: list[Any] = []
     with _quiet(model, scope):
         try:
-            with recorder, _CircularPadding():
+            with recorder, _Watch(recorder):
                 results = torch.func.functionalize(run, remove="mutations")(*inputs)
         except ExampleInputError:
             raise
@@ -307,78 +354,3 @@ def _collect(leaf: Any, found: list[Tensor]) -> int | None:
         return None
     found.append(leaf)
     return len(found) - 1
-
-
-def with_free_batch(first: Recording, second: Recording | None, batch: int, other: int, dtype: torch.dtype) -> Program:
-    """The program of ``first``; integers that differ in ``second``, run at another batch size, follow the batch."""
-    fit = _Fit(batch, other)
-    ops = list(first.ops)
-    free = second is not None and len(second.ops) == len(ops)
-    if second is not None and free:
-        try:
-            ops = [fit.op(a, b) for a, b in zip(ops, second.ops, strict=True)]
-        except _Different:
-            free, ops = False, list(first.ops)
-    program_inputs = tuple(
-        Input(
-            path,
-            first.shapes[index],
-            str(first.dtypes[index]).removeprefix("torch."),
-            tuple(axis == 0 and free and size == batch for axis, size in enumerate(first.shapes[index])),
-        )
-        for path, index in first.inputs
-    )
-    ops = _prune(ops, first.outputs)
-    used = {index for op in ops for index in op.refs()}
-    map_leaves(first.outputs, lambda leaf: used.add(leaf.index) if isinstance(leaf, Ref) else None)
-    return Program(
-        inputs=program_inputs,
-        input_refs=tuple(index for _, index in first.inputs),
-        named_refs=tuple(first.named.items()),
-        constants=tuple((i, Constant.of(t)) for i, t in first.constants.items() if i in used),
-        ops=tuple(ops),
-        outputs=first.outputs,
-        batch=batch,
-        length=len(first.shapes),
-        dtype=str(dtype).removeprefix("torch."),
-    )
-
-
-class _Different(Exception):
-    """Two runs took different paths."""
-
-
-class _Fit:
-    def __init__(self, batch: int, other: int) -> None:
-        self.batch, self.other = batch, other
-
-    def op(self, a: Op, b: Op) -> Op:
-        if a.target != b.target or a.outputs != b.outputs:
-            raise _Different
-        kwargs = tuple((k, self.tree(v, w)) for (k, v), (_, w) in zip(a.kwargs, b.kwargs, strict=True))
-        return Op(a.target, self.tree(a.args, b.args), kwargs, a.outputs, a.scope)
-
-    def tree(self, a: Any, b: Any) -> Any:
-        if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
-            return tuple(self.tree(x, y) for x, y in zip(a, b, strict=True))
-        if a == b:
-            return a
-        if type(a) is not int or type(b) is not int:
-            raise _Different
-        coefficient, rest = divmod(b - a, self.other - self.batch)
-        if rest:
-            raise _Different
-        return Size(coefficient, a - coefficient * self.batch)
-
-
-def _prune(ops: list[Op], outputs: Any) -> list[Op]:
-    """Operations that the outputs do not depend on are dropped."""
-    needed: set[int] = set()
-    collect: Callable[[Any], Any] = lambda leaf: needed.add(leaf.index) if isinstance(leaf, Ref) else None  # noqa: E731
-    map_leaves(outputs, collect)
-    kept = []
-    for op in reversed(ops):
-        if any(index in needed for index in op.outputs if index is not None):
-            kept.append(op)
-            needed.update(op.refs())
-    return kept[::-1]

@@ -86,6 +86,7 @@ class Solver:
         self._origins: list[int] = []
         self._child: dict[tuple[int, int, int], int] = {}
         self._parent_of: dict[int, tuple[int, int]] = {}
+        self.applied: list[int] = []
         self._repeats: list[tuple[Ids, int]] = []
 
     def fresh(self, shape: tuple[int, ...] | int) -> Ids:
@@ -183,13 +184,15 @@ class Solver:
                 self.label(ids, kinds.astype(np.int64), self.family("mark", "copies", "which copies it has"))
             else:
                 self.label(ids[twice], np.arange(twice.sum()), family)
+                self.applied.append(family)
         while True:
             colour = self._refine(root)
             unsound = self._unsound(root, colour)
             if unsound is None:
                 return self._units(root, colour, raw)
             ids, reason = unsound
-            self.freeze(ids, self.family("fixed", "the structure", reason))
+            self.applied.append(self.family("fixed", "the structure", reason))
+            self.freeze(ids, self.applied[-1])
 
     def _relations(self, root: Ids) -> tuple[Ids, Ids, Ids]:
         """All relations as (child, parent, key); key -1 for plain membership; each once."""
@@ -199,6 +202,7 @@ class Solver:
             return empty, empty, empty
         child, parent, key = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         table = np.unique(np.stack([root[child], root[parent], key], axis=1), axis=0)
+        table = table[table[:, 0] != table[:, 1]]
         return table[:, 0], table[:, 1], table[:, 2]
 
     def _closure(self) -> Ids:
@@ -233,6 +237,9 @@ class Solver:
             pairs = np.unique(np.stack([inverse, child], axis=1), axis=0)
             sets = np.zeros(len(parents), np.uint64)
             np.add.at(sets, pairs[:, 0], mix(pairs[:, 1]))
+            only = np.bincount(pairs[:, 0], minlength=len(parents))[pairs[:, 0]] == 1
+            if only.any():
+                yield parents[pairs[only, 0]], pairs[only, 1]
             order = np.argsort(sets, kind="stable")
             same = sets[order][1:] == sets[order][:-1]
             if same.any():

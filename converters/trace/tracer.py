@@ -13,8 +13,9 @@ from converters.errors import ExampleInputError, UnsupportedOperation
 from converters.program import Program
 from converters.structure import Structure
 from converters.trace.assemble import assemble
+from converters.trace.fit import same_constants, with_free_batch
 from converters.trace.propagate import Rule, propagate
-from converters.trace.recorder import Recording, named_tensors, record, with_free_batch
+from converters.trace.recorder import Recording, named_tensors, record
 from converters.trace.rules import DEFAULT_RULES
 
 __all__ = ["trace"]
@@ -109,10 +110,16 @@ def _recorded(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype) -> t
         second = _resized(model, args, kwargs, dtype, batch, large) if first is not None else None
         if first is not None and second is not None:
             program = with_free_batch(first, second, small, large, dtype)
-            if any(any(spec.free) for spec in program.inputs):
+            if any(any(spec.free) for spec in program.inputs) and same_constants(first, second):
                 return first, program
     alone = record(model, args, kwargs, dtype)
-    return alone, with_free_batch(alone, None, batch, batch + 1, dtype)
+    again = record(model, pytree.tree_map(_perturbed, args), pytree.tree_map(_perturbed, kwargs), dtype)
+    return alone, with_free_batch(alone, again, batch, batch, dtype)
+
+
+def _perturbed(leaf: Any) -> Any:
+    """Other values of the same shape, so that what depends on values shows."""
+    return leaf * 1.25 + 0.125 if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _resized(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype, batch: int, size: int) -> Recording | None:
@@ -121,7 +128,8 @@ def _resized(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype, batch
     def resize(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != batch:
             return leaf
-        return leaf.repeat(-(-size // batch), *([1] * (leaf.dim() - 1)))[:size]
+        resized = leaf.repeat(-(-size // batch), *([1] * (leaf.dim() - 1)))[:size]
+        return resized if size == 1 else _perturbed(resized)
 
     try:
         return record(model, pytree.tree_map(resize, args), pytree.tree_map(resize, kwargs), dtype)

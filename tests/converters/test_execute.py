@@ -72,7 +72,8 @@ def test_many_networks_at_once(name: str) -> None:
             assert difference(alone, pytree.tree_map(lambda leaf, i=i: leaf[i], many)) < EXACT
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "bfloat16"])
+# bfloat16 is too coarse to compare; in_place overwrites what torch itself would need for its backward pass.
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("bfloat16", "in_place")])
 def test_gradients_are_those_of_the_module(name: str) -> None:
     c = case(name)
     tied = shared_names(c.model)

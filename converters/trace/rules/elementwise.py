@@ -69,7 +69,7 @@ BINARY = """
 COPIES = "clone alias _to_copy lift_fresh lift_fresh_copy contiguous detach _conj positive view_copy".split()
 BLANK_OPS = """
     zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
-    scalar_tensor empty_strided new_empty_strided
+    scalar_tensor empty_strided new_empty_strided fill zero
 """.split()
 
 POSITIONS = "arange linspace eye tril_indices triu_indices rand randn randint randperm rand_like randn_like".split()

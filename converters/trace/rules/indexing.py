@@ -98,7 +98,10 @@ def index(context: Context) -> list[Labels]:
     where = context.constant(refs[0]) if len(refs) == 1 else None
     if where is not None and where.ndim == 1 and where.dtype != bool:
         return [_taken(context, labels, axes[0], where.astype(np.int64), context.out_shape)]
-    context.freeze(labels, "it is indexed by values that are not known before running", axes)
+    unknown = "it is indexed by values that are not known before running"
+    context.freeze(labels, unknown, axes)
+    for ref in refs:
+        context.freeze(context.of(ref), "its entries are positions on another axis")
     shape = context.out_shape
     if len(refs) == 1 and len(shape) == len(labels.shape) and len(context.shape(refs[0])) == 1:
         kept = [bundle for bundle in labels.bundles if axes[0] not in bundle.axes]
@@ -109,7 +112,7 @@ def index(context: Context) -> list[Labels]:
 
 def cat(context: Context) -> list[Labels]:
     """Pieces keep their ids; pieces without any get fixed ones, pieces of one value interchangeable ones."""
-    refs = [ref for ref in context.tensors() if context.shape(ref) != (0,)]
+    refs = [ref for ref in context.tensors() if 0 not in context.shape(ref)] or context.tensors()[:1]
     rank = len(context.out_shape)
     axis = context.arg(1, "dim", 0) % rank
     return [_joined(context, [context.of(ref) for ref in refs], refs, axis, context.out_shape)]
