@@ -1,8 +1,9 @@
 """How many zoo networks a minute of one processor trains: stacked, and one after the other.
 
 ``python benchmarks/zoo_generation.py`` trains 16-16-16-10 perceptrons on pooled digits for 400 steps, each with
-its own hyper-parameters as in ``digits_mlp``, and measures all their properties. Both ways run in this process,
-in turns, and are timed in processor time, so a busy machine disturbs the ratio little.
+its own hyper-parameters as in ``digits_mlp``, and measures all their properties. ``--zoo digits_cnn`` does so with
+that zoo's convolutional networks, each for its own number of steps. Both ways run in this process, in turns, and
+are timed in processor time, so a busy machine disturbs the ratio little.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
 from experiments.data import ImageData, load_images
 from experiments.zoo import ZooConfig
-from experiments.zoo.generation import plan_stacks, train_shards
-from experiments.zoo.nets import architectures_of
+from experiments.zoo.generation import StackTask, plan_stacks, train_shards
+from experiments.zoo.nets import ACTIVATION_MODULES, architectures_of
 from experiments.zoo.properties import noisy_images
 from experiments.zoo.sampling import Recipe, initial_weights, training_set
 
-CONFIG = Path(__file__).parents[1] / "configs" / "zoo" / "digits_mlp.yaml"
+CONFIGS = Path(__file__).parents[1].resolve() / "configs" / "zoo"
+ACTIVATIONS = {type(make()) for make in ACTIVATION_MODULES.values()}
+DROPOUTS: dict[str, type[nn.Module]] = {"mlp": nn.Dropout, "cnn": nn.Dropout2d}
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "momentum": lambda parameters, **options: torch.optim.SGD(parameters, momentum=0.9, **options),
@@ -46,7 +50,8 @@ def plain_network(config: ZooConfig, recipe: Recipe, data: ImageData) -> list[fl
     pool = recipe.architecture.prepare(data.pool)
     layers: list[nn.Module] = []
     for layer in module:
-        layers += [layer] if isinstance(layer, nn.Linear) else [layer, nn.Dropout(recipe.dropout)]
+        hidden = type(layer) in ACTIVATIONS
+        layers += [layer, DROPOUTS[recipe.architecture.family](recipe.dropout)] if hidden else [layer]
     net = nn.Sequential(*layers)
     optimiser = OPTIMISERS[recipe.optimiser](
         net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -76,20 +81,29 @@ def plain_network(config: ZooConfig, recipe: Recipe, data: ImageData) -> list[fl
     return measured
 
 
+def drawn_steps(tasks: list[StackTask]) -> tuple[int, int]:
+    steps = [recipe.steps for task in tasks for recipe in task.recipes]
+    return min(steps), max(steps)
+
+
 def main() -> None:
     """Prints networks per thread-minute of both ways, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", choices=["digits_mlp", "digits_cnn"], default="digits_mlp", help="whose networks")
     parser.add_argument("--stack", type=int, default=100, help="networks trained at once")
     parser.add_argument("--stacks", type=int, default=3, help="stacks to time")
     parser.add_argument("--plain", type=int, default=8, help="networks trained one by one after each stack")
-    parser.add_argument("--steps", type=int, default=400, help="steps of every network")
+    parser.add_argument("--steps", type=int, help="steps of every network [digits_mlp: 400, others: as drawn]")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    values = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        values = OmegaConf.to_container(compose(arguments.zoo))
     assert isinstance(values, dict)
     values |= {"size": arguments.stack * (arguments.stacks + 1), "stack_size": arguments.stack}
-    values["ranges"]["steps"] = arguments.steps
+    steps = arguments.steps or (400 if arguments.zoo == "digits_mlp" else None)
+    if steps:
+        values["ranges"]["steps"] = steps
     config = ZooConfig.parse({str(key): value for key, value in values.items()})
     data = load_images(config.data)
     tasks = plan_stacks(config, architectures_of(config.architecture, data.image_shape, data.classes))
@@ -107,7 +121,8 @@ def main() -> None:
         plain.append((time.process_time() - start) / arguments.plain)
     rates = [60 / statistics.median(seconds) for seconds in (stacked, plain)]
     sizes = "-".join(map(str, tasks[0].recipes[0].architecture.sizes))
-    print(f"{sizes}, {arguments.steps} steps of {config.batch_size} images, one thread, processor time")
+    seen = steps or "{} to {}".format(*drawn_steps(tasks))
+    print(f"{sizes}, {seen} steps of {config.batch_size} images, one thread, processor time")
     print(f"stacked ({arguments.stack} at once): {rates[0]:7.0f} networks per minute")
     print(f"plain loop:            {rates[1]:7.0f} networks per minute")
     print(f"ratio:                 {rates[0] / rates[1]:7.1f}")

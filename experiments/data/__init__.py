@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from experiments.data.cifar import cifar10
 from experiments.data.digits import digits
+from experiments.data.idx import idx_images
 from experiments.data.images import ImageData
 from experiments.data.load import LOADERS, load_images
+from experiments.data.pictures import image_folder, photographs
+from experiments.data.source import DATA_VARIABLE, DataError
 
-__all__ = ["LOADERS", "ImageData", "digits", "load_images"]
+__all__ = [
+    "DATA_VARIABLE",
+    "LOADERS",
+    "DataError",
+    "ImageData",
+    "cifar10",
+    "digits",
+    "idx_images",
+    "image_folder",
+    "load_images",
+    "photographs",
+]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ImageData", "average_pool", "split_images", "stratified_split", "translate"]
+__all__ = ["ImageData", "assemble", "average_pool", "split_images", "stratified_split", "translate"]
 
 SHIFT_DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
@@ -122,23 +122,36 @@ def split_images(
     The shifted test set holds every test image translated by ``shift`` pixels in each of four
     directions, before pooling.
     """
-    pool_rows, test_rows = stratified_split(labels, test_images, seed)
-    targets = torch.from_numpy(labels.astype(np.int64))
-    pool = average_pool(images[pool_rows], pooling)
+    pool, test = stratified_split(labels, test_images, seed)
+    return assemble(name, images[pool], labels[pool], images[test], labels[test], pooling=pooling, shift=shift)
+
+
+def assemble(
+    name: str,
+    pool: Tensor,
+    pool_labels: np.ndarray,
+    test: Tensor,
+    test_labels: np.ndarray,
+    *,
+    pooling: int,
+    shift: int,
+) -> ImageData:
+    """Shifts, pools and standardises a training pool and test images, ``[N, C, H, W]`` with ``[N]`` labels."""
+    pool = average_pool(pool, pooling)
     mean, deviation = pool.mean(), pool.std()
-    test = images[test_rows]
     shifted = torch.cat([translate(test, shift * down, shift * right) for down, right in SHIFT_DIRECTIONS])
 
     def standardise(part: Tensor) -> Tensor:
         return ((part - mean) / deviation).contiguous()
 
+    targets = torch.from_numpy(test_labels.astype(np.int64))
     return ImageData(
         name=name,
-        classes=int(labels.max()) + 1,
+        classes=int(max(pool_labels.max(), test_labels.max())) + 1,
         pool=standardise(pool),
-        pool_labels=targets[pool_rows],
+        pool_labels=torch.from_numpy(pool_labels.astype(np.int64)),
         test=standardise(average_pool(test, pooling)),
-        test_labels=targets[test_rows],
+        test_labels=targets,
         shifted=standardise(average_pool(shifted, pooling)),
-        shifted_labels=targets[test_rows].repeat(len(SHIFT_DIRECTIONS)),
+        shifted_labels=targets.repeat(len(SHIFT_DIRECTIONS)),
     )

@@ -9,10 +9,12 @@ from experiments.zoo.generation import generate, get_zoo
 from experiments.zoo.inspection import Report, info, verify
 from experiments.zoo.nets import Architecture
 from experiments.zoo.properties import PROPERTIES
+from experiments.zoo.splits import UNSEEN, unseen
 from experiments.zoo.zoo import Zoo, load_zoo
 
 __all__ = [
     "PROPERTIES",
+    "UNSEEN",
     "Architecture",
     "Report",
     "Zoo",
@@ -25,5 +27,6 @@ __all__ = [
     "get_zoo",
     "info",
     "load_zoo",
+    "unseen",
     "verify",
 ]

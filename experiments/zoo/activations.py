@@ -25,20 +25,20 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], object]] = {
 }
 """Writes the nonlinearity of ``before`` into ``out``."""
 
-DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
-    "relu": lambda grad, before, after: _aten.threshold_backward.grad_input(grad, after, 0, grad_input=grad),
-    "leaky_relu": lambda grad, before, after: _aten.leaky_relu_backward.grad_input(
-        grad, before, 0.01, False, grad_input=grad
+DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], object]] = {
+    "relu": lambda grad, before, after, out: _aten.threshold_backward.grad_input(grad, after, 0, grad_input=out),
+    "leaky_relu": lambda grad, before, after, out: _aten.leaky_relu_backward.grad_input(
+        grad, before, 0.01, False, grad_input=out
     ),
-    "elu": lambda grad, before, after: _aten.elu_backward.grad_input(
-        grad, 1.0, 1.0, 1.0, False, before, grad_input=grad
+    "elu": lambda grad, before, after, out: _aten.elu_backward.grad_input(
+        grad, 1.0, 1.0, 1.0, False, before, grad_input=out
     ),
-    "gelu": lambda grad, before, after: _aten.gelu_backward.grad_input(grad, before, grad_input=grad),
-    "silu": lambda grad, before, after: _aten.silu_backward.grad_input(grad, before, grad_input=grad),
-    "tanh": lambda grad, before, after: _aten.tanh_backward.grad_input(grad, after, grad_input=grad),
-    "sigmoid": lambda grad, before, after: _aten.sigmoid_backward.grad_input(grad, after, grad_input=grad),
+    "gelu": lambda grad, before, after, out: _aten.gelu_backward.grad_input(grad, before, grad_input=out),
+    "silu": lambda grad, before, after, out: _aten.silu_backward.grad_input(grad, before, grad_input=out),
+    "tanh": lambda grad, before, after, out: _aten.tanh_backward.grad_input(grad, after, grad_input=out),
+    "sigmoid": lambda grad, before, after, out: _aten.sigmoid_backward.grad_input(grad, after, grad_input=out),
 }
-"""Turns the gradient after the nonlinearity into the one before it, in place."""
+"""Writes the gradient before the nonlinearity, from the one after it, into ``out``, which may be ``grad``."""
 
 assert FUNCTIONS.keys() == DERIVATIVES.keys() == ACTIVATION_MODULES.keys()
 
@@ -65,11 +65,18 @@ class StackedActivation:
     def forward(self, before: Tensor) -> Tensor:
         """``[n, ...] -> [n, ...]``."""
         after = torch.empty_like(before)
-        for name, rows in self.runs:
-            FUNCTIONS[name](before[rows], after[rows])
+        self.write(before, after)
         return after
 
-    def backward_(self, gradient: Tensor, before: Tensor, after: Tensor) -> None:
-        """Turns the gradient after the nonlinearity into the one before it; all tensors are ``[n, ...]``."""
+    def write(self, before: Tensor, after: Tensor) -> None:
+        """The same, into a tensor of the same shape."""
         for name, rows in self.runs:
-            DERIVATIVES[name](gradient[rows], before[rows], after[rows])
+            FUNCTIONS[name](before[rows], after[rows])
+
+    def backward(self, gradient: Tensor, before: Tensor, after: Tensor, out: Tensor) -> None:
+        """From the gradient after the nonlinearity to the one before it, ``out``, which may be the same tensor.
+
+        All tensors are ``[n, ...]``.
+        """
+        for name, rows in self.runs:
+            DERIVATIVES[name](gradient[rows], before[rows], after[rows], out[rows])

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.data import LOADERS
 from experiments.zoo.errors import ZooConfigError
-from experiments.zoo.nets import ACTIVATION_MODULES
+from experiments.zoo.nets import architecture_faults
 
 __all__ = ["EXECUTOR_NAMES", "GENERATOR_VERSION", "INITIALISATIONS", "OPTIMISERS", "RANGE_KEYS", "ZooConfig"]
 
@@ -100,8 +100,12 @@ class ZooConfig:
         raise ZooConfigError("\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values (execution settings left out)."""
+        """Everything that decides the result, as plain values.
+
+        Execution settings and the folder of the images are left out: the images have a fingerprint of their own.
+        """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["data"] = {key: value for key, value in self.data.items() if key != "folder"}
         return {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
 
     @property
@@ -130,13 +134,7 @@ def _faults(config: ZooConfig) -> list[str]:
     faults += among("initialisation", config.initialisation, INITIALISATIONS)
     faults += among("executor", config.executor, EXECUTOR_NAMES)
     faults += among("data.name", config.data.get("name"), tuple(LOADERS))
-    faults += among("architecture.family", config.architecture.get("family"), ("mlp",))
-    missing = [key for key in ("hidden", "activation") if key not in config.architecture]
-    faults += [f"architecture.{key}: missing" for key in missing]
-    if not missing:
-        activation = config.architecture["activation"]
-        for name in [activation] if isinstance(activation, str) else activation:
-            faults += among("architecture.activation", name, tuple(ACTIVATION_MODULES))
+    faults += architecture_faults(config.architecture)
     for key in PROPERTY_DEFAULTS.keys() ^ config.properties.keys():
         faults.append(f"properties.{key}: unknown; known are {', '.join(PROPERTY_DEFAULTS)}")
     if set(config.splits) != {"train", "val", "test"} or abs(sum(config.splits.values()) - 1) > 1e-9:

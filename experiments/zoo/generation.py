@@ -39,8 +39,8 @@ from experiments.zoo.storage import (
     write_header,
     write_records,
 )
-from experiments.zoo.training import train_stack
-from experiments.zoo.zoo import Zoo, load_zoo
+from experiments.zoo.training import STACKS, train_stack
+from experiments.zoo.zoo import Zoo, load_zoo, with_architecture
 
 __all__ = ["ROOT_VARIABLE", "StackTask", "generate", "get_zoo", "plan_stacks", "train_shards"]
 
@@ -128,7 +128,7 @@ def train_shards(task: StackTask) -> list[ShardFile]:
         data = load_images(task.config.data)
         stack = train_stack(task.config, task.recipes, data)
         measured = measure(task.config, stack, data)
-    weights = stack.network.views(stack.weights)
+    weights = stack.network.state(stack.weights)
     shards = []
     for architecture, name in task.files.items():
         rows = [row for row, recipe in enumerate(stack.recipes) if recipe.architecture.name == architecture]
@@ -185,12 +185,17 @@ def _damaged(folder: Path, header: dict[str, Any]) -> bool:
 
 
 def _unfinished(folder: Path, task: StackTask) -> StackTask:
-    """The networks of a stack whose shard is not there or damaged: all others need no training."""
+    """The networks of a stack whose shard is not there or damaged: all others need no training.
+
+    Where a part of a stack would not give the same bits, it is the whole stack or nothing.
+    """
     finished = set()
     for architecture, name in task.files.items():
         with contextlib.suppress(ZooError):
             read_shard(folder / WEIGHTS / name, with_weights=False)
             finished.add(architecture)
+    if finished and len(finished) < len(task.files) and not STACKS[task.recipes[0].architecture.family].exact_in_parts:
+        finished = set()
     recipes = tuple(recipe for recipe in task.recipes if recipe.architecture.name not in finished)
     return replace(task, recipes=recipes)
 
@@ -221,17 +226,14 @@ def _finish(folder: Path, header: dict[str, Any], tasks: list[StackTask]) -> Non
             )
     if not rows:
         raise ZooError(f"{folder}: none of {config.size} networks is finite; narrow ranges.learning_rate")
-    records = pd.DataFrame(rows).sort_values("id", ignore_index=True)
-    write_records(folder, records)
     architectures = sorted({recipe.architecture for task in tasks for recipe in task.recipes})
+    records = pd.DataFrame(rows).sort_values("id", ignore_index=True)
+    write_records(folder, with_architecture(records, {each.name: each for each in architectures}))
     complete = {
         "status": "complete",
         "networks": {"trained": config.size, "kept": len(rows), "left_out": len(left_out)},
         "left_out": sorted(left_out),
-        "architectures": {
-            each.name: {"family": each.family, "sizes": list(each.sizes), "activation": each.activation}
-            for each in architectures
-        },
+        "architectures": {each.name: each.to_dict() for each in architectures},
         "structures": {each.name: trace(each.build(), each.example_input()).to_json() for each in architectures},
         "shards": shards,
     }

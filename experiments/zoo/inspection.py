@@ -122,7 +122,7 @@ def _network_faults(zoo: Zoo, index: int, data: ImageData) -> list[str]:
     architecture = zoo.architectures[row["architecture"]]
     position = int(np.searchsorted(zoo.of(architecture.name)["id"].to_numpy(), row["id"]))
     weights = zoo.weights(architecture.name, [position])
-    module = architecture.build()
+    module = architecture.build().eval()
     module.load_state_dict({name: tensor[0] for name, tensor in weights.items()})
 
     def accuracy(images: Tensor, labels: Tensor) -> float:

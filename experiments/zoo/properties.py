@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.data import ImageData
 from experiments.zoo.config import ZooConfig
 from experiments.zoo.sampling import Recipe, stream
-from experiments.zoo.stacked_mlp import StackedMLP
+from experiments.zoo.stack import NetworkStack
 from experiments.zoo.training import TrainedStack
 
 __all__ = ["PROPERTIES", "Measured", "measure", "noisy_images"]
@@ -53,7 +53,8 @@ def measure(config: ZooConfig, stack: TrainedStack, data: ImageData) -> Measured
     - ``train_accuracy``, ``train_loss``: on the network's own training images with their true labels.
     - ``generalization_gap``: train accuracy minus test accuracy.
     - ``robustness``: test accuracy after Gaussian noise on the weights, of deviation
-      ``properties.weight_noise`` times the root mean square of each tensor, averaged over draws.
+      ``properties.weight_noise`` times the root mean square of each tensor, averaged over draws; the
+      running statistics of batch normalisation stay as they are.
     - ``robustness_input_noise``: accuracy on the held-out images plus Gaussian noise of deviation
       ``properties.input_noise``, averaged over draws (the same noisy images for every network).
     - ``robustness_shift``: accuracy on the shifted test images.
@@ -90,7 +91,7 @@ def measure(config: ZooConfig, stack: TrainedStack, data: ImageData) -> Measured
 
     draws = int(config.properties["weight_noise_draws"])
     noise = _weight_noise(config, stack.recipes, network, weights, draws)
-    noisy = [accuracy(weights + each, data.test, data.test_labels) for each in noise.unbind(1)]
+    noisy = [accuracy(weights + each, data.test, data.test_labels) for each in noise]
     values["robustness"] = torch.stack(noisy).mean(0)
     values["robustness_input_noise"] = accuracy(weights, *noisy_images(config, data))
     values["robustness_shift"] = accuracy(weights, data.shifted, data.shifted_labels)
@@ -110,14 +111,18 @@ def noisy_images(config: ZooConfig, data: ImageData) -> tuple[Tensor, Tensor]:
     return images.flatten(0, 1), data.test_labels.repeat(draws)
 
 
-def _weight_noise(config: ZooConfig, recipes: list[Recipe], network: StackedMLP, weights: Tensor, draws: int) -> Tensor:
-    """Noise of every network's own stream, scaled tensor by tensor: ``[n, draws, P]``."""
-    shape: Any = (draws, weights.shape[1])
-    normal = [stream(config.seed, recipe.id, "weight_noise").standard_normal(shape) for recipe in recipes]
-    noise = torch.from_numpy(np.stack(normal)).to(weights.dtype)
-    scale = torch.empty_like(weights)
-    pairs = zip(network.views(scale).values(), network.views(weights).values(), strict=True)
-    for target, tensor in pairs:
-        mean_square = tensor.flatten(1).square().mean(1)
-        target.copy_(mean_square.sqrt().view(-1, *[1] * (tensor.dim() - 1)).expand_as(target))
-    return noise * float(config.properties["weight_noise"]) * scale.unsqueeze(1)
+def _weight_noise(
+    config: ZooConfig, recipes: list[Recipe], network: NetworkStack, weights: Tensor, draws: int
+) -> Iterator[Tensor]:
+    """Noise of every network's own stream, scaled tensor by tensor, one ``[n, P]`` per draw; none on buffers."""
+    scale = torch.zeros_like(weights)
+    targets, tensors = network.views(scale), network.views(weights)
+    for name in tensors.keys() - network.architectures[0].buffers:
+        mean_square = tensors[name].flatten(1).square().mean(1)
+        targets[name].copy_(mean_square.sqrt().view(-1, *[1] * (tensors[name].dim() - 1)).expand_as(targets[name]))
+    streams = [stream(config.seed, recipe.id, "weight_noise") for recipe in recipes]
+    for _ in range(draws):
+        noise = torch.zeros_like(weights)
+        normal = np.stack([each.standard_normal(network.trained) for each in streams])
+        noise[:, : network.trained] = torch.from_numpy(normal).to(weights.dtype)
+        yield noise * float(config.properties["weight_noise"]) * scale

@@ -125,19 +125,23 @@ def draw_recipe(config: ZooConfig, architectures: Sequence[Architecture], networ
 
 
 def initial_weights(config: ZooConfig, recipe: Recipe) -> dict[str, np.ndarray]:
-    """The start of one network, as ``torch.nn.Linear`` draws it, times the network's initial scale.
+    """The start of one network, as torch's modules draw it, linear maps times the network's initial scale.
 
-    Weights and biases are uniform in ``+-1 / sqrt(inputs)``. With ``initialisation: shared`` the draw is
-    that of the zoo, the same for every network.
+    Weights of linear layers and convolutions, and their biases, are uniform in ``+-1 / sqrt(inputs)``; batch
+    normalisation starts as the identity. With ``initialisation: shared`` the draw is that of the zoo, the same
+    for every network of one topology.
     """
     network = None if config.initialisation == "shared" else recipe.id
     generator = stream(config.seed, network, "start")
     weights: dict[str, np.ndarray] = {}
-    bound = 1.0
+    bound: float | None = None
     for name, shape in recipe.architecture.shapes.items():
         if name.endswith("weight"):
-            bound = float(np.prod(shape[1:])) ** -0.5
-        weights[name] = recipe.initial_scale * generator.uniform(-bound, bound, shape)
+            bound = float(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else None
+        if name in recipe.architecture.buffers or bound is None:
+            weights[name] = np.full(shape, 1.0 if name.endswith(("weight", "running_var")) else 0.0)
+        else:
+            weights[name] = recipe.initial_scale * generator.uniform(-bound, bound, shape)
     return weights
 
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from experiments.zoo.activations import StackedActivation
-from experiments.zoo.nets import Architecture
+from experiments.zoo.stack import NetworkStack
 
 __all__ = ["StackedMLP"]
 
 
-class StackedMLP:
+class StackedMLP(NetworkStack):
     r"""Forward and backward of ``n`` perceptrons of one topology, each with its own activation.
 
-    All parameters lie in one matrix ``[n, P]``, so an optimiser updates the whole stack in one call, and
-    each layer is a view of it. The gradient is written out by hand (it is tested against autograd in
-    float64): for layer :math:`z_l = W_l a_{l-1} + b_l`, :math:`a_l = m_l \odot \phi(z_l)`
+    Each layer is a view of the matrix ``[n, P]``. The gradient is written out by hand (it is tested against
+    autograd in float64): for layer :math:`z_l = W_l a_{l-1} + b_l`, :math:`a_l = m_l \odot \phi(z_l)`
 
     .. math:: \delta_L = (\mathrm{softmax}(z_L) - y) / B, \quad
               \delta_l = \phi'(z_l) \odot m_l \odot (W_{l+1}^\top \delta_{l+1}), \quad
@@ -27,38 +24,7 @@ class StackedMLP:
 
     Activations are stored neurons first, images last, ``[n, neurons, B]``, which keeps every
     elementwise operation and reduction contiguous.
-
-    Args:
-        architectures: one per network, all of one topology. Sort them by activation for speed.
     """
-
-    def __init__(self, architectures: Sequence[Architecture]) -> None:
-        if len({architecture.topology for architecture in architectures}) != 1:
-            raise ValueError("StackedMLP: the networks of a stack must have the same topology")
-        self.architectures = list(architectures)
-        self.sizes = architectures[0].sizes
-        self.shapes = architectures[0].shapes
-        self.activation = StackedActivation([architecture.activation for architecture in architectures])
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters of one network, P."""
-        return sum(outputs * (inputs + 1) for inputs, outputs in pairwise(self.sizes))
-
-    @property
-    def hidden(self) -> int:
-        """The number of hidden neurons of one network: how many may be dropped."""
-        return sum(self.sizes[1:-1])
-
-    def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Every parameter as a view of ``flat [n, P]``, by its state_dict name, ``[n, *shape]``."""
-        views: dict[str, Tensor] = {}
-        start = 0
-        for name, shape in self.shapes.items():
-            stop = start + torch.Size(shape).numel()
-            views[name] = flat[:, start:stop].view(len(flat), *shape)
-            start = stop
-        return views
 
     def _layers(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         tensors = list(self.views(flat).values())
@@ -73,19 +39,7 @@ class StackedMLP:
         return torch.baddbmm(bias, weight, values)
 
     def gradients(self, flat: Tensor, inputs: Tensor, labels: Tensor, keep: Tensor | None, out: Tensor) -> Tensor:
-        """Writes the gradient of every network's mean cross-entropy into ``out [n, P]``.
-
-        Args:
-            flat: parameters, ``[n, P]``.
-            inputs: each network's own batch, ``[n, B, inputs]``.
-            labels: ``[n, B]``.
-            keep: dropout factors of the hidden neurons in order of layers, ``[n, hidden, B]``: 0 where
-                dropped, 1 / (1 - p) elsewhere; None for no dropout.
-            out: receives the gradient.
-
-        Returns:
-            The cross-entropy of every network before the step, ``[n]``.
-        """
+        """See `NetworkStack.gradients`; inputs are ``[n, B, inputs]``."""
         layers, gradients = self._layers(flat), self._layers(out)
         masks: Sequence[Tensor | None] = [None] * (len(layers) - 1)
         if keep is not None:
@@ -114,5 +68,5 @@ class StackedMLP:
                 mask = masks[layer - 1]
                 if mask is not None:
                     delta *= mask
-                self.activation.backward_(delta, before[layer - 1], after[layer - 1])
+                self.activation.backward(delta, before[layer - 1], after[layer - 1], out=delta)
         return losses

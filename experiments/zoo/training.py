@@ -20,9 +20,18 @@ from experiments.zoo.sampling import (
     stream,
     training_set,
 )
+from experiments.zoo.stack import NetworkStack
+from experiments.zoo.stacked_conv import StackedConv
 from experiments.zoo.stacked_mlp import StackedMLP
 
-__all__ = ["TrainedStack", "train_stack"]
+__all__ = ["STACKS", "TrainedStack", "train_stack"]
+
+STACKS: dict[str, type[NetworkStack]] = {
+    "mlp": StackedMLP,
+    "cnn": StackedConv,
+    "resnet": StackedConv,
+}
+"""How networks of a family are trained together."""
 
 DROPOUT_CHUNK = 10
 """Steps whose dropout bytes are drawn at once: part of the random stream, so changing it changes networks."""
@@ -35,18 +44,18 @@ class TrainedStack:
     Args:
         network: forward pass of the whole stack.
         recipes: how each was trained, in the order of the rows.
-        weights: all parameters, ``[n, P]``.
+        weights: all parameters and buffers, ``[n, P]``.
         member: each network's training images, ``[n, pool]`` boolean.
     """
 
-    network: StackedMLP
+    network: NetworkStack
     recipes: list[Recipe]
     weights: Tensor
     member: Tensor
 
 
 class _Dropout:
-    """Factors of hidden neurons, 0 where dropped and 1 / (1 - p) elsewhere, of each network's own stream."""
+    """Factors of hidden neurons or channels, 0 where dropped and 1 / (1 - p) elsewhere, by each network's stream."""
 
     def __init__(self, config: ZooConfig, recipes: Sequence[Recipe], hidden: int, dtype: torch.dtype) -> None:
         self.rates = {row: recipe.dropout for row, recipe in enumerate(recipes) if recipe.dropout > 0}
@@ -82,7 +91,8 @@ def train_stack(
         dtype: of the computation; float64 is for tests.
     """
     recipes = sorted(recipes, key=lambda recipe: (recipe.architecture, recipe.id))
-    network = StackedMLP([recipe.architecture for recipe in recipes])
+    kind = STACKS[recipes[0].architecture.family]
+    network = kind([recipe.architecture for recipe in recipes])
     final = torch.stack([_flat_start(config, recipe) for recipe in recipes]).to(dtype)
     sets = [training_set(config, recipe, data) for recipe in recipes]
     member = torch.stack([each.member for each in sets])
@@ -92,7 +102,7 @@ def train_stack(
     labels = torch.stack([each.labels for each in sets])
     batches = _stack_batches(sets, int(lengths.max()))
     dropout = _Dropout(config, recipes, network.hidden, dtype)
-    optimiser = StackedOptimiser(recipes, network.parameters, dtype)
+    optimiser = StackedOptimiser(recipes, network.trained, dtype)
 
     rows = torch.arange(len(recipes))
     active, weights = network, final.clone()
@@ -103,12 +113,12 @@ def train_stack(
             remaining = torch.nonzero(lengths[rows] > step).squeeze(1)
             rows, weights, labels = rows[remaining], weights[remaining], labels[remaining]
             optimiser.select(remaining)
-            active = StackedMLP([recipes[int(row)].architecture for row in rows])
+            active = kind([recipes[int(row)].architecture for row in rows])
             gradient = torch.empty_like(weights)
         images = batches[step, rows]
-        batch = inputs.index_select(0, images.reshape(-1)).view(*images.shape, -1)
+        batch = inputs.index_select(0, images.reshape(-1)).view(*images.shape, *inputs.shape[1:])
         active.gradients(weights, batch, labels.gather(1, images), dropout.keep(step, rows), out=gradient)
-        optimiser.step(weights, gradient)
+        optimiser.step(weights[:, : network.trained], gradient[:, : network.trained])
     final[rows] = weights
     return TrainedStack(network, recipes, final, member)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from experiments.zoo.errors import ZooError
 from experiments.zoo.nets import Architecture
 from experiments.zoo.storage import WEIGHTS, read_header, read_records, read_shard
 
-__all__ = ["Zoo", "load_zoo"]
+__all__ = ["Zoo", "load_zoo", "with_architecture"]
 
 
 class Zoo:
@@ -61,17 +61,15 @@ class Zoo:
         """A row per network, ordered by ``id``.
 
         Columns: id, run, split (train, val, test), shard and row (where the weights lie), architecture,
-        activation, the hyper-parameters, and the properties of `experiments.zoo.properties.measure`.
+        what it is made of (topology, family, depth, width, activation), the hyper-parameters, and the
+        properties of `experiments.zoo.properties.measure`.
         """
-        return read_records(self.path)
+        return with_architecture(read_records(self.path), self.architectures)
 
     @cached_property
     def architectures(self) -> dict[str, Architecture]:
         """The architectures by name."""
-        return {
-            name: Architecture(spec["family"], tuple(spec["sizes"]), spec["activation"])
-            for name, spec in self.header["architectures"].items()
-        }
+        return {name: Architecture.from_dict(values) for name, values in self.header["architectures"].items()}
 
     @cached_property
     def structures(self) -> dict[str, Structure]:
@@ -84,6 +82,18 @@ class Zoo:
         structures = list(self.structures.values())
         return structures[0] if len(structures) == 1 else None
 
+    def resplit(self, splits: Mapping[int, str]) -> Zoo:
+        """The same zoo with other splits, such as those of `experiments.zoo.splits.unseen`.
+
+        Args:
+            splits: the split of every network by its id; networks that are not in it are in none.
+        """
+        other = Zoo(self.path, self.header)
+        records = self.records.copy()
+        records["split"] = records["id"].map(splits).fillna("none")
+        other.__dict__["records"] = records
+        return other
+
     def of(self, architecture: str) -> pd.DataFrame:
         """The records of one architecture, ordered by id and numbered from 0.
 
@@ -95,7 +105,7 @@ class Zoo:
         return self.records[self.records["architecture"] == architecture].reset_index(drop=True)
 
     def weights(self, architecture: str, rows: Sequence[int] | np.ndarray | None = None) -> dict[str, Tensor]:
-        """The parameters of networks of one architecture, ``{name: [n, *shape]}``.
+        """The parameters and buffers of networks of one architecture, ``{name: [n, *shape]}``.
 
         Only the shards that hold them are read.
 
@@ -110,8 +120,11 @@ class Zoo:
         records = self.of(architecture)
         if rows is not None:
             records = records.iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True)
-        shapes = self.architectures[architecture].shapes
-        weights = {name: torch.empty(len(records), *shape) for name, shape in shapes.items()}
+        described = self.architectures[architecture]
+        shapes = described.shapes
+        weights = {
+            name: torch.empty(len(records), *shape, dtype=described.dtype(name)) for name, shape in shapes.items()
+        }
         for shard, part in records.groupby("shard", sort=True):
             path = self.path / WEIGHTS / str(shard)
             inside = part["row"].to_numpy()
@@ -158,3 +171,15 @@ def load_zoo(path: str | Path) -> Zoo:
             + "\ngenerate the zoo again with the same configuration to restore what is damaged"
         )
     return Zoo(folder, header)
+
+
+def with_architecture(records: pd.DataFrame, architectures: Mapping[str, Architecture]) -> pd.DataFrame:
+    """Records with columns that say what each network's architecture is made of."""
+    names = records["architecture"]
+    columns = {
+        "topology": names.map({name: each.geometry for name, each in architectures.items()}),
+        "family": names.map({name: each.family for name, each in architectures.items()}),
+        "depth": names.map({name: each.depth for name, each in architectures.items()}),
+        "width": names.map({name: each.width for name, each in architectures.items()}),
+    }
+    return records.assign(**columns)

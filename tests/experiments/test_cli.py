@@ -91,7 +91,7 @@ def test_convert_to_graphml_and_to_a_structure(module: str, tmp_path: Path) -> N
             ["convert", "some_networks:tiny", "-o", "graph.xyz"],
             "the suffix must be one of .safetensors, .graphml, .json",
         ),
-        (["zoo", "generate", "digits_mpl"], "known zoos are digits_mlp"),
+        (["zoo", "generate", "digits_mpl"], "known zoos are digits_cnn, digits_cnn_shared, digits_mixed"),
         (["zoo", "info", "nowhere"], "nowhere"),
     ],
 )
