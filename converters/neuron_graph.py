@@ -172,14 +172,16 @@ def kernel_columns(kernel: tuple[int, ...], full: tuple[int, ...]) -> Tensor | N
 class NeuronGraph(Data):  # type: ignore[misc]
     """One network, or a batch of them, as a graph of its neurons.
 
-    Attributes (N nodes, E edges, K kernel positions, F = ``len(NODE_SLOTS)``):
-        x ``[N, F]``: parameters each neuron owns; ``node_mask [N, F]`` tells absent from zero.
-        edge_index ``[2, E]``: source and target node; block by block, row-major.
-        edge_attr ``[E, K]``: weight kernels, flattened, centre-padded to ``kernel_size``.
-        node_type, node_layer, node_group, node_slot, node_position, activation ``[N]``: see ``converters.vocabulary``;
-            the position is -1 wherever the neuron may be permuted.
-        edge_type, edge_layer ``[E]``; node_attributes ``[N, len(LAYER_ATTRIBUTES)]``.
-        structure: the :class:`~converters.Structure` (a list of them in a batch); extras: tensors that fit no column.
+    With N nodes, E edges, K kernel positions and F = ``len(NODE_SLOTS)``, its tensors are:
+
+    - ``x [N, F]``: parameters each neuron owns; ``node_mask [N, F]`` tells absent from zero.
+    - ``edge_index [2, E]``: source and target node; block by block, row-major.
+    - ``edge_attr [E, K]``: weight kernels, flattened, centre-padded to ``kernel_size``.
+    - ``node_type, node_layer, node_group, node_slot, node_position, activation [N]``: see ``converters.vocabulary``;
+      the position is -1 wherever the neuron may be permuted.
+    - ``edge_type, edge_layer [E]``; ``node_attributes [N, len(LAYER_ATTRIBUTES)]``.
+    - ``structure``: the :class:`~converters.Structure` (a list of them in a batch); ``extras``: tensors that fit no
+      column.
     """
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:

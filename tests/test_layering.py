@@ -62,11 +62,7 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def import_faults(package: str, tree: ast.AST) -> list[str]:
     banned = (set(ALLOWED) - ALLOWED[package] - {package}) | FORBIDDEN[package] | {"tests", "benchmarks"}
-    return [
-        f"line {line}: {package} must not import {module}"
-        for line, module in imported(tree)
-        if module in banned
-    ]
+    return [f"line {line}: {package} must not import {module}" for line, module in imported(tree) if module in banned]
 
 
 def disk_faults(tree: ast.AST) -> list[str]:
@@ -89,11 +85,7 @@ def safety_faults(tree: ast.AST) -> list[str]:
             faults.append(f"line {node.lineno}: torch.load without weights_only=True runs code")
         if before == "" and called in {"eval", "exec"}:
             faults.append(f"line {node.lineno}: {called}() runs code")
-        if (
-            before in {"np", "numpy"}
-            and called == "load"
-            and keywords.get("allow_pickle", "False") != "False"
-        ):
+        if before in {"np", "numpy"} and called == "load" and keywords.get("allow_pickle", "False") != "False":
             faults.append(f"line {node.lineno}: np.load(allow_pickle=True) runs code")
     return faults
 

@@ -35,9 +35,7 @@ def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         else:
             shutil.copy(source, copy / name)
     build = "from setuptools import build_meta; build_meta.build_wheel('.')"
-    result = subprocess.run(
-        [sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     (wheel,) = copy.glob("*.whl")
     return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
@@ -68,9 +66,7 @@ def test_lowest_constraints_are_the_ends_of_the_ranges() -> None:
     assert listed is not None
     bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)', listed[1]))
     assert len(bounds) >= 15
-    lowest = dict(
-        re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-lowest.txt").read_text(), re.MULTILINE)
-    )
+    lowest = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-lowest.txt").read_text(), re.MULTILINE))
     padded = {name: f"{version}.0.0".split(".")[:3] for name, version in bounds.items()}
     assert {name: f"{version}.0".split(".")[:3] for name, version in lowest.items()} == padded
 
