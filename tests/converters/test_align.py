@@ -1,4 +1,4 @@
-"""Alignment: planted permutations are found, functions are kept, and the loss barrier between trained networks falls."""
+"""Alignment: planted permutations are found, functions are kept, and the loss barrier of trained networks falls."""
 
 from __future__ import annotations
 
