@@ -66,17 +66,17 @@ def main() -> None:
     (order,) = permutation.values()
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), width_ratios=(1, 1, 1.25))
     draw(left, graph, range(7), "a network as a graph")
-    draw(middle, permute(graph, permutation), order.tolist(), "renumbered: other numbers, same graph")
+    draw(middle, permute(graph, permutation), order.tolist(), "renumbered: the same graph")
     found = scores()
     names = [name for name in METHODS if name in found]
     means = [float(np.mean(found[name])) for name in names]
     right.barh(range(len(names)), means, color=[COLOURS[name] for name in names], height=0.62)
     for i, name in enumerate(names):
         right.plot(found[name], [i] * len(found[name]), "o", color="#333333", ms=3)
-        right.text(means[i] + 0.02, i, f"{means[i]:.2f}", va="center", fontsize=10)
+        right.text(max(found[name]) + 0.03, i, f"{means[i]:.2f}", va="center", fontsize=10)
     right.set_yticks(range(len(names)), [METHODS[name] for name in names])
     right.set_xlim(0, 1)
-    right.set_xlabel("Kendall's τ, accuracy read from the weights of unseen networks", fontsize=9)
+    right.set_xlabel("Kendall's τ: accuracy from weights alone", fontsize=9)
     right.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     target = HERE / "_static" / "overview.png"
