@@ -148,6 +148,12 @@ def _joined(
             ids.append(bundle.ids)
             continue
         ids.append(context.along(ref, axis))
+    for number in range(1, len(ids)):
+        if np.isin(ids[number], np.concatenate(ids[:number])).any():
+            copied = context.solver.fresh(len(ids[number]))
+            context.solver.union(copied, ids[number])
+            context.solver.mark(copied, f"{context.where}, copy {number} in tensor {context.op.outputs[0]}")
+            ids[number] = copied
     whole = Bundle((axis,), np.concatenate(ids))
     return Labels((*rest.bundles, whole), rest.blank, source, shape)
 
