@@ -16,7 +16,8 @@ __all__ = ["CONFIG_DIR", "ConfigError", "Experiment", "Fit", "Method", "Optim", 
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
-LOSSES = ("mse", "mae", "huber")
+LOSSES = ("mse", "mae", "huber", "bce")
+CHECKPOINTS = ("joint", "each")
 SCHEDULES = ("constant", "cosine", "onecycle")
 LOGGERS = ("csv", "tensorboard")
 ROOT_KEYS = frozenset(
@@ -31,7 +32,10 @@ ROOT_KEYS = frozenset(
         "tuning",
         "execution",
         "bootstrap",
+        "variant",
         "zoo",
+        "test_zoo",
+        "split",
         "task",
         "optim",
         "trainer",
@@ -39,6 +43,7 @@ ROOT_KEYS = frozenset(
         "report",
     }
 )
+SPLIT_KEYS = frozenset({"name", "by", "held_out", "share", "validation", "seed"})
 METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning"})
 
 
@@ -87,12 +92,18 @@ class Fit:
     accelerator: str
     devices: int | str
     strategy: str
+    loss: str | None = None
+    checkpoints: str = "joint"
+    members: int = 1
 
     def faults(self, where: str) -> list[str]:
         """What is wrong with the values."""
         return [
             *_check(f"{where}.epochs", self.epochs, self.epochs >= 1, "be at least 1"),
             *_check(f"{where}.batch_size", self.batch_size, self.batch_size >= 1, "be at least 1"),
+            *_check(f"{where}.members", self.members, self.members >= 1, "be at least 1"),
+            *_among(f"{where}.loss", self.loss, (None, *LOSSES)),
+            *_among(f"{where}.checkpoints", self.checkpoints, CHECKPOINTS),
             *_check(f"{where}.ema", self.ema, self.ema is None or 0 < self.ema < 1, "be null or lie in (0, 1)"),
             *(fault for name in self.loggers for fault in _among(f"{where}.loggers", name, LOGGERS)),
         ]
@@ -113,7 +124,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the tables: its name and the settings it may try, and what each of them changes."""
+    """A row of the tables: its name, the settings it may try, and what each of them changes."""
 
     name: str
     trials: tuple[Settings, ...]
@@ -130,8 +141,11 @@ class Experiment:
     budget_minutes: float
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
+    variant: str
     task: dict[str, Any]
     zoo: dict[str, Any]
+    test_zoo: dict[str, Any] | None
+    split: dict[str, Any]
     bootstrap: dict[str, Any]
     workers: int | None
     threads: int
@@ -170,6 +184,7 @@ def parse(config: DictConfig) -> Experiment:
     faults += _unknown("tuning.", plain["tuning"], {"trials"})
     faults += _unknown("execution.", plain["execution"], {"workers", "threads", "progress"})
     faults += _unknown("bootstrap.", plain["bootstrap"], {"resamples", "level", "seed"})
+    faults += _unknown("split.", plain["split"], SPLIT_KEYS)
     if not plain["methods"]:
         faults.append("methods: none; name at least one, each with a model")
     methods = [_method(name, values, plain, faults) for name, values in plain["methods"].items()]
@@ -182,8 +197,11 @@ def parse(config: DictConfig) -> Experiment:
         budget_minutes=float(plain["budget_minutes"]),
         seeds=tuple(seeds),
         methods=tuple(method for method in methods if method is not None),
+        variant=str(plain["variant"]),
         task=plain["task"],
         zoo=plain["zoo"],
+        test_zoo=plain["test_zoo"],
+        split=plain["split"],
         bootstrap=plain["bootstrap"],
         workers=plain["execution"]["workers"],
         threads=plain["execution"]["threads"],
@@ -228,7 +246,9 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
         faults += [fault for fault in _model_faults(f"{where}.model", merged["model"]) if fault not in faults]
         if optim is not None and fit is not None:
             trials.append(Settings(merged["model"], optim, fit))
-    return Method(name, tuple(trials), tuple(listed[:wanted])) if len(faults) == before else None
+    if len(faults) > before:
+        return None
+    return Method(name, tuple(trials), tuple(listed[:wanted]))
 
 
 def _merged(where: str, base: Any, changes: Any, faults: list[str]) -> dict[str, Any]:
@@ -295,8 +315,11 @@ def _unknown(prefix: str, values: Mapping[str, Any], known: frozenset[str] | set
     return [f"{prefix}{key}: unknown; known are {', '.join(sorted(known))}" for key in values if key not in known]
 
 
-def _among(where: str, value: Any, known: Sequence[str]) -> list[str]:
-    return [] if value in known else [f"{where}: {value!r} is not one of {', '.join(known)}"]
+def _among(where: str, value: Any, known: Sequence[str | None]) -> list[str]:
+    if value in known:
+        return []
+    names = ["null" if name is None else str(name) for name in known]
+    return [f"{where}: {value!r} is not one of {', '.join(names)}"]
 
 
 def _check(where: str, value: Any, holds: bool, rule: str) -> list[str]:

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -26,15 +26,37 @@ import experiments
 import graphnets
 from experiments.config import Method
 from experiments.files import atomic_path, read_json, write_json
+from experiments.predictor import predict
 from experiments.results import JobResult
 from experiments.tasks import Task
-from experiments.training import Learner, predict, train
-from experiments.zoo import load_zoo
+from experiments.training import Learner, train_members
+from experiments.zoo import Zoo, load_zoo, unseen
+from experiments.zoo.splits import split_runs
 
-__all__ = ["Job", "Listener", "run_job", "run_jobs", "source_fingerprint"]
+__all__ = ["Job", "Listener", "Networks", "run_job", "run_jobs", "source_fingerprint"]
 
 Listener = Callable[[str, int, int, int, float], None]
 """Called with (job name, trial, epochs done, epochs in all, validation loss)."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which networks a job learns from and is tested on, in plain values.
+
+    Args:
+        zoo: folder of the zoo, and its fingerprint.
+        split: see ``configs/split``; its seed is filled in.
+        test_zoo: the same of another zoo whose test networks are predicted instead; None: the zoo's own.
+    """
+
+    zoo: tuple[str, str]
+    split: dict[str, Any]
+    test_zoo: tuple[str, str] | None = None
+
+    def for_seed(self, seed: int) -> Networks:
+        """The same where a split without a seed of its own takes the job's."""
+        own = self.split["seed"]
+        return replace(self, split={**self.split, "seed": seed if own is None else own})
 
 
 @dataclass(frozen=True)
@@ -44,8 +66,7 @@ class Job:
     method: Method
     seed: int
     task: dict[str, Any]
-    zoo_path: str
-    zoo_fingerprint: str
+    networks: Networks
     folder: Path
     threads: int
 
@@ -57,7 +78,9 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Equal fingerprints mean equal results: method, seed, task, zoo and source code."""
-        content = [asdict(self.method), self.seed, self.task, self.zoo_fingerprint, source_fingerprint()]
+        others = self.networks
+        zoos = [others.zoo[1], others.split, others.test_zoo and others.test_zoo[1]]
+        content = [asdict(self.method), self.seed, self.task, zoos, source_fingerprint()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -91,7 +114,7 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
     is removed.
     """
     torch.set_num_threads(job.threads)
-    task = load_task(job.zoo_path, json.dumps(job.task))
+    task = load_task(json.dumps(job.task), json.dumps(asdict(job.networks)))
     stamp = job.folder / "job.json"
     if stamp.exists() and read_json(stamp)["fingerprint"] != job.fingerprint:
         shutil.rmtree(job.folder)
@@ -100,7 +123,7 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
     for number, settings in enumerate(job.method.trials):
         callbacks = [] if listen is None else [Announce(listen, job.name, number)]
         folder = job.folder / f"trial{number}"
-        model, outcome = train(settings, task, job.seed, folder, progress=progress, callbacks=callbacks)
+        model, outcome = train_members(settings, task, job.seed, folder, progress=progress, callbacks=callbacks)
         models.append(model)
         outcomes.append(outcome)
     scores = [outcome.score for outcome in outcomes]
@@ -141,9 +164,24 @@ def _store(job: Job, result: JobResult) -> None:
 
 
 @lru_cache(maxsize=1)
-def load_task(zoo_path: str, task: str) -> Task:
-    """The task on a zoo; a worker builds it once for all its jobs."""
-    return cast(Task, instantiate(json.loads(task), zoo=load_zoo(zoo_path), _convert_="all"))
+def load_task(task: str, networks: str) -> Task:
+    """The task on its networks; a worker builds it once for jobs that follow one another on the same ones."""
+    given = json.loads(networks)
+    zoo, split = load_zoo(given["zoo"][0]), given["split"]
+    if split["by"] is not None:
+        zoo = zoo.resplit(new_splits(zoo, split))
+    test_zoo = None if given["test_zoo"] is None else load_zoo(given["test_zoo"][0])
+    return cast(Task, instantiate(json.loads(task), zoo=zoo, test_zoo=test_zoo, _convert_="all"))
+
+
+def new_splits(zoo: Zoo, split: dict[str, Any]) -> dict[int, str]:
+    """The split of every network by its id, as ``configs/split`` says: by run anew, or unseen values of a column."""
+    if split["by"] != "run":
+        options = {name: split[name] for name in ("share", "validation", "seed")}
+        return unseen(zoo.records, split["by"], split["held_out"], **options)
+    runs = dict(zip(zoo.records["id"], zoo.records["run"], strict=True))
+    own = split_runs(runs.values(), zoo.config.splits, split["seed"])
+    return {int(network): own[run] for network, run in runs.items()}
 
 
 class Announce(Callback):

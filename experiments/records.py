@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ PACKAGES = (
     "scikit-learn",
     "hydra-core",
 )
-RECORD_KEYS = {"experiment", "scale", "seed", "zoo", "rows", "config", "versions", "commit"}
+RECORD_KEYS = {"experiment", "scale", "variant", "seed", "zoo", "rows", "config", "versions", "commit"}
 ROW_KEYS = {"method", "setting", "metrics", "parameters", "cpu_seconds"}
 
 
@@ -62,27 +63,29 @@ def commit() -> str | None:
         return None
 
 
-def record_path(root: Path, experiment: str, scale: str, seed: int) -> Path:
-    """Where a record lies: ``<root>/<paper>/<table>/<scale>-seed<k>.json``.
+def record_path(root: Path, experiment: str, scale: str, variant: str, seed: int) -> Path:
+    """Where a record lies: ``<root>/<paper>/<table>/<scale>-<variant>-seed<k>.json``.
 
-    >>> record_path(Path("docs/runs"), "weightnet/properties", "small", 0).as_posix()
-    'docs/runs/weightnet/properties/small-seed0.json'
+    >>> record_path(Path("docs/runs"), "weightnet/properties", "small", "digits_mlp", 0).as_posix()
+    'docs/runs/weightnet/properties/small-digits_mlp-seed0.json'
     """
-    return root / experiment / f"{scale}-seed{seed}.json"
+    return root / experiment / f"{scale}-{variant}-seed{seed}.json"
 
 
 def build_records(experiment: Experiment, summary: Summary, zoo: str) -> dict[int, dict[str, Any]]:
     """One record per seed.
 
     ``rows`` hold a method's metrics for one setting on the test split; ``comparisons`` the paired bootstrap
-    of every pair of methods on this seed. Where the run lay on disk is left out of ``config``.
+    of pairs of methods on this seed. Where the run lay on disk is left out of ``config``.
     """
     config = {k: v for k, v in experiment.resolved.items() if k not in ("output", "record", "execution", "report")}
-    config["zoo"] = {k: v for k, v in config["zoo"].items() if k not in ("root", "executor", "workers")}
+    for zoo_key in ("zoo", "test_zoo"):
+        if config[zoo_key] is not None:
+            config[zoo_key] = {k: v for k, v in config[zoo_key].items() if k not in ("root", "executor", "workers")}
     key = str(experiment.report.get("setting", "setting"))
     made, stamp, found = {}, commit(), versions()
     for position, seed in enumerate(summary.seeds):
-        alone = Summary({m: [r[position]] for m, r in summary.results.items()}, summary.bootstrap, summary.trials)
+        alone = replace(summary, results={m: [r[position]] for m, r in summary.results.items()})
         spans = alone.intervals()
         rows = [
             {
@@ -110,6 +113,7 @@ def build_records(experiment: Experiment, summary: Summary, zoo: str) -> dict[in
         made[seed] = {
             "experiment": experiment.name,
             "scale": experiment.scale,
+            "variant": experiment.variant,
             "seed": seed,
             "zoo": zoo,
             "rows": rows,
@@ -121,23 +125,24 @@ def build_records(experiment: Experiment, summary: Summary, zoo: str) -> dict[in
     return made
 
 
-def read_records(root: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """All records below ``root``: experiment to scale to records in the order of their seeds.
+def read_records(root: Path) -> dict[str, dict[tuple[str, str], list[dict[str, Any]]]]:
+    """All records below ``root``: experiment to (scale, variant) to records in the order of their seeds.
 
     Raises:
-        RecordError: records lack keys, lie in the wrong place, or mix zoos in a scale; all faults at once.
+        RecordError: records lack keys, lie in the wrong place, or mix zoos in a table; all faults at once.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
     faults: list[str] = []
     for path in sorted(root.glob("*/*/*-seed*.json")):
         record = read_json(path)
         faults += _faults(path, record, root)
         if not faults:
-            found.setdefault(record["experiment"], {}).setdefault(record["scale"], []).append(record)
-    for experiment, scales in found.items():
-        for scale, records in scales.items():
+            place = record["scale"], record["variant"]
+            found.setdefault(record["experiment"], {}).setdefault(place, []).append(record)
+    for experiment, runs in found.items():
+        for (scale, variant), records in runs.items():
             records.sort(key=lambda record: int(record["seed"]))
-            faults += _mixed(f"{experiment}/{scale}", records)
+            faults += _mixed(f"{experiment}/{scale}-{variant}", records)
     if faults:
         raise RecordError("\n  ".join([f"the run records under {root} cannot be reported:", *faults]))
     return found
@@ -150,8 +155,9 @@ def _faults(path: Path, record: Any, root: Path) -> list[str]:
     if missing:
         return [f"{path}: lacks {', '.join(missing)}; run the experiment again with record={root}"]
     faults = []
-    if path != record_path(root, record["experiment"], record["scale"], record["seed"]):
-        faults.append(f"{path}: belongs at {record_path(root, record['experiment'], record['scale'], record['seed'])}")
+    own = record_path(root, *(record[key] for key in ("experiment", "scale", "variant", "seed")))
+    if path != own:
+        faults.append(f"{path}: belongs at {own}")
     for number, row in enumerate(record["rows"]):
         lacking = sorted(ROW_KEYS - row.keys())
         if lacking:

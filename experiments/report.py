@@ -77,8 +77,8 @@ def results_page(root: Path, configs: Path = CONFIG_DIR) -> str:
     ]
     if not records:
         parts.append("No run is recorded yet: add `record=docs/runs` to a run.")
-    for experiment, scales in records.items():
-        parts += _experiment(experiment, scales, _report(experiment, configs))
+    for experiment, runs in records.items():
+        parts += _experiment(experiment, runs, _report(experiment, configs))
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,26 +94,54 @@ def _report(experiment: str, configs: Path) -> dict[str, Any]:
     return {"title": content["title"], **content["report"]}
 
 
-def _experiment(name: str, scales: Mapping[str, Sequence[Record]], report: Mapping[str, Any]) -> Iterator[str]:
+def _experiment(
+    name: str, runs: Mapping[tuple[str, str], Sequence[Record]], report: Mapping[str, Any]
+) -> Iterator[str]:
     yield f"## {report['title']} (`{name}`)"
     if "paper_title" in report:
-        yield f"Paper: *{report['paper_title']}*. `python -m experiments experiment={name} scale=<scale>`"
-    for scale, records in scales.items():
-        yield f"### Scale `{scale}`"
-        yield _provenance(records)
+        yield f"Paper: *{report['paper_title']}*."
+    if "note" in report:
+        yield str(report["note"]).strip()
+    if len(runs) > 1:
+        yield from (_overview(runs, metric).section(3) for metric in report["metrics"][:2])
+    for (scale, variant), records in runs.items():
+        yield f"### `{variant}`, scale `{scale}`"
+        yield _provenance(records, report)
         yield from (table.section(4) for table in _metric_tables(name, records, report))
         yield _costs(name, records).section(4)
         if report.get("claims"):
             yield _claims(name, records, report).section(4)
 
 
-def _provenance(records: Sequence[Record]) -> str:
+def _overview(runs: Mapping[tuple[str, str], Sequence[Record]], metric: str) -> Table:
+    """The first setting's metric of every method in every run."""
+    methods: dict[str, dict[tuple[str, str], float]] = {}
+    first = ""
+    for key, records in runs.items():
+        for (method, setting), rows in _rows(records).items():
+            first = first or setting
+            if setting == first:
+                values = [row["metrics"][metric] for row in rows]
+                methods.setdefault(method, {})[key] = float(np.mean(values))
+    columns = ("method", *(variant if scale == "small" else f"{variant} ({scale})" for scale, variant in runs))
+    lines: list[tuple[Cell, ...]] = [
+        (method_label(method), *(values.get(key) for key in runs)) for method, values in methods.items()
+    ]
+    return Table(
+        f"overview_{metric}", f"{axis_label(metric)}, {axis_label(first)}", columns, tuple(lines), "Mean over seeds."
+    )
+
+
+def _provenance(records: Sequence[Record], report: Mapping[str, Any]) -> str:
     seeds = ", ".join(str(record["seed"]) for record in records)
     commits = ", ".join(sorted({str(record["commit"])[:12] for record in records}))
     torch = ", ".join(sorted({str(record["versions"].get("torch")) for record in records}))
     trials = records[0]["config"].get("tuning", {}).get("trials", "?")
+    command = f"python -m experiments experiment={records[0]['experiment']} scale={records[0]['scale']}"
+    if "choose" in report:
+        command += f" {report['choose']}={records[0]['variant']}"
     return (
-        f"Seeds {seeds}; zoo `{str(records[0]['zoo'])[:12]}`; settings tried per method on validation: "
+        f"`{command}`: seeds {seeds}; zoo `{str(records[0]['zoo'])[:12]}`; settings tried per method on validation: "
         f"{trials}; torch {torch}; commit {commits}."
     )
 

@@ -17,7 +17,7 @@ from experiments.evaluation.bootstrap import Interval
 from experiments.evaluation.summary import Summary
 from experiments.evaluation.tables import Table, shown
 from experiments.files import write_json, write_text
-from experiments.jobs import Job, run_jobs
+from experiments.jobs import Job, Networks, run_jobs
 from experiments.records import build_records, record_path, versions
 from experiments.zoo import Zoo, get_zoo
 
@@ -64,13 +64,16 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
     console.print(f"[bold]{experiment.title}[/]  ({experiment.name}, {experiment.scale})")
     zoo = get_zoo(experiment.zoo)
     console.print(f"zoo: {len(zoo.records)} networks, {zoo.path}")
+    test_zoo = None if experiment.test_zoo is None else get_zoo(experiment.test_zoo)
+    if test_zoo is not None:
+        console.print(f"tested on: {len(test_zoo.records)} networks, {test_zoo.path}")
+    networks = Networks(_located(zoo), experiment.split, None if test_zoo is None else _located(test_zoo))
     jobs = [
         Job(
             method,
             seed,
             experiment.task,
-            str(zoo.path),
-            zoo.fingerprint,
+            networks.for_seed(seed),
             folder / "methods" / method.name / f"seed{seed}",
             experiment.threads,
         )
@@ -89,11 +92,16 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
     by_method = {
         method.name: [result for result in results if result.method == method.name] for method in experiment.methods
     }
-    summary = Summary(by_method, experiment.bootstrap, len(experiment.methods[0].trials))
+    trials, base = len(experiment.methods[0].trials), experiment.report.get("base")
+    summary = Summary(by_method, experiment.bootstrap, trials, base)
     _write(experiment, summary, zoo, folder, console)
     minutes = (time.monotonic() - started) / 60
     console.print(f"finished in {minutes:.1f} minutes; everything lies in {folder}")
     return summary
+
+
+def _located(zoo: Zoo) -> tuple[str, str]:
+    return str(zoo.path), zoo.fingerprint
 
 
 def _write(experiment: Experiment, summary: Summary, zoo: Zoo, folder: Path, console: Console) -> None:
@@ -110,7 +118,7 @@ def _write(experiment: Experiment, summary: Summary, zoo: Zoo, folder: Path, con
     for seed, record in build_records(experiment, summary, zoo.fingerprint).items():
         for root in (folder / "records", experiment.record):
             if root is not None:
-                write_json(record_path(root, experiment.name, experiment.scale, seed), record)
+                write_json(record_path(root, experiment.name, experiment.scale, experiment.variant, seed), record)
     show(tables[0], console)
     for table in tables[1:4]:
         show(table, console)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -17,16 +18,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config import Fit, Optim, Settings
 from experiments.files import atomic_path
+from experiments.predictor import OneModelPerColumn, Predictor, predict
 from experiments.quiet import quiet_lightning
-from experiments.tasks import Task
+from experiments.schedules import SCHEDULES
+from experiments.tasks import Objective, Task
 
-__all__ = ["SCHEDULES", "FittedModel", "Learner", "Outcome", "build_model", "predict", "stream_seed", "train"]
+__all__ = ["FittedModel", "Learner", "Outcome", "build_model", "stream_seed", "train", "train_members"]
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -76,34 +77,6 @@ def stream_seed(seed: int, *place: object) -> int:
     return int.from_bytes(digest[:6], "big")
 
 
-def _constant(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler:
-    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1.0, optim.warmup * steps)))
-
-
-def _cosine(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler:
-    rise = max(1.0, optim.warmup * steps)
-
-    def factor(step: int) -> float:
-        fall = min(1.0, max(0.0, step - rise) / max(1.0, steps - rise))
-        return (step + 1) / rise if step + 1 < rise else 0.5 * (1 + math.cos(math.pi * fall))
-
-    return LambdaLR(optimizer, factor)
-
-
-def _onecycle(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler:
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    start = min(max(optim.warmup, 1.5 / (steps + 1)), 0.9)
-    return OneCycleLR(optimizer, peaks, total_steps=steps + 1, pct_start=start, cycle_momentum=False)
-
-
-SCHEDULES: dict[str, Callable[[Optimizer, Optim, int], LRScheduler]] = {
-    "constant": _constant,
-    "cosine": _cosine,
-    "onecycle": _onecycle,
-}
-"""Name to learning-rate schedule over a number of steps; keys are the values of ``optim.schedule``."""
-
-
 class _Epoch:
     """The batches of one epoch, without a state to save: the order follows from the epoch's number."""
 
@@ -131,6 +104,7 @@ class Learner(LightningModule):
     def __init__(self, model: nn.Module, task: Task, optim: Optim, fit: Fit, seed: int) -> None:
         super().__init__()
         self.model, self.task, self.optim, self.fit_settings, self.seed = model, task, optim, fit, seed
+        self.objective = task.objective(fit.loss)
         self.averaged: AveragedModel | None = None
         if fit.ema is not None:
             average = get_ema_multi_avg_fn(fit.ema)
@@ -181,7 +155,7 @@ class Learner(LightningModule):
     def training_step(self, batch: Any, index: int) -> Tensor:
         """The loss of one batch."""
         networks, target = batch
-        loss = self.task.loss(self.model(networks), target)
+        loss = self.objective.loss(self.model(networks), target)
         self._sum, self._count = self._sum + float(loss.detach()) * len(target), self._count + len(target)
         return loss
 
@@ -200,16 +174,20 @@ class Learner(LightningModule):
         """Scores of the whole validation split."""
         output, target = torch.cat(self._outputs), torch.cat(self._targets)
         self._outputs, self._targets = [], []
-        loss = float(self.task.loss(output, target))
-        scores = {"loss": loss}
-        if self.fit_settings.monitor != "loss" and bool(torch.isfinite(output).all()):
-            scores |= _mean_scores(self.task.score(self.task.decode(output), target.cpu()))
-        if self.fit_settings.monitor not in scores and math.isfinite(loss):
-            raise ValueError(
-                f"trainer.monitor={self.fit_settings.monitor!r} is no score of this task; known are {', '.join(scores)}"
-            )
-        self.history["val"].append(loss)
-        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True, sync_dist=True)
+        losses = self.objective.losses(output, target).tolist()
+        scores = {"loss": sum(losses) / len(losses)}
+        if len(losses) == len(self.task.settings):
+            scores |= {f"{name}/loss": loss for name, loss in zip(self.task.settings, losses, strict=True)}
+        monitor = self.fit_settings.monitor
+        if monitor != "loss" and bool(torch.isfinite(output).all()):
+            by_setting = self.task.score(self.objective.decode(output), target.cpu())
+            scores |= {f"{name}/{key}": value for name, found in by_setting.items() for key, value in found.items()}
+            scores |= _mean_scores(by_setting)
+        if monitor not in scores and math.isfinite(scores["loss"]):
+            known = ", ".join(name for name in scores if "/" not in name)
+            raise ValueError(f"trainer.monitor={monitor!r} is no score of this task; known are {known}")
+        self.history["val"].append(scores["loss"])
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         """The mean training loss."""
@@ -254,17 +232,6 @@ def _networks(task: Task, batch_size: int) -> Iterator[Any]:
         yield networks
 
 
-@torch.no_grad()
-def predict(model: nn.Module, task: Task, split: str, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Decoded predictions and targets of a split, both ``[N, T]`` in float64 on the CPU."""
-    model.eval()
-    outputs, targets = [], []
-    for networks, target in task.loader(split, batch_size):
-        outputs.append(task.decode(model(networks)))
-        targets.append(target.double())
-    return torch.cat(outputs), torch.cat(targets)
-
-
 def train(
     settings: Settings,
     task: Task,
@@ -274,23 +241,32 @@ def train(
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> tuple[nn.Module, Outcome]:
-    """Train, and return the model of the best validation epoch.
+    """Train one model, and return it as it was after the best validation epoch.
 
-    ``folder`` gets ``last.ckpt`` after every epoch, ``best.ckpt``, and the loggers' files. If it holds a
-    ``last.ckpt``, training goes on from there, and the result is the same bit for bit as without a break.
+    With ``trainer.checkpoints=each`` every setting of the task has its own best epoch, and the model is a
+    `OneModelPerColumn`. ``folder`` gets ``last.ckpt`` after every epoch, ``best.ckpt`` (or one per setting), and the
+    loggers' files. If it holds a ``last.ckpt``, training goes on from there, and the result is the same bit for bit as
+    without a break.
 
     Raises:
         FloatingPointError: the validation loss was never finite.
+        ValueError: the model has not one output per setting, but each is to have its own checkpoint.
     """
     model = build_model(settings, task, seed)
     if isinstance(model, FittedModel):
         return model, _fit_at_once(model, settings, task, folder)
     learner = Learner(model, task, settings.optim, settings.trainer, seed)
-    fit, monitor = settings.trainer, f"val/{settings.trainer.monitor}"
+    fit, monitor = settings.trainer, settings.trainer.monitor
     mode = "min" if fit.monitor in ("loss", "mae", "rmse") else "max"
     keep = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True)
-    best = keep(filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode=mode)
-    stop = [_Stop(monitor, patience=fit.patience, mode=mode, check_on_train_epoch_end=True)] if fit.patience else []
+    kept = {BEST.removesuffix(".ckpt"): f"val/{monitor}"}
+    if fit.checkpoints == "each":
+        if task.outputs != len(task.settings):
+            raise ValueError("trainer.checkpoints=each needs one output per setting; choose joint")
+        kept = {f"best_{setting}": f"val/{setting}/{monitor}" for setting in task.settings}
+    best = [keep(filename=name, monitor=value, mode=mode) for name, value in kept.items()]
+    patience = fit.patience
+    stop = [_Stop(f"val/{monitor}", patience=patience, mode=mode, check_on_train_epoch_end=True)] if patience else []
     last = folder / LAST
     with quiet_lightning():
         trainer = Trainer(
@@ -299,7 +275,7 @@ def train(
             devices=fit.devices,
             strategy=fit.strategy,
             logger=[LOGGERS[name](folder) for name in fit.loggers],
-            callbacks=[best, *stop, *callbacks, keep(filename=LAST.removesuffix(".ckpt"))],
+            callbacks=[*best, *stop, *callbacks, keep(filename=LAST.removesuffix(".ckpt"))],
             gradient_clip_val=settings.optim.gradient_clip,
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
@@ -309,40 +285,72 @@ def train(
             log_every_n_steps=1,
         )
         trainer.fit(learner, ckpt_path=str(last) if last.exists() else None)
-    if best.best_model_score is None or not math.isfinite(float(best.best_model_score)):
+    scores = [float("nan") if each.best_model_score is None else float(each.best_model_score) for each in best]
+    if not all(map(math.isfinite, scores)):
         raise FloatingPointError(
             f"{folder}: the validation loss was never finite; lower optim.optimizer.lr, or set optim.gradient_clip"
         )
-    kept = torch.load(folder / BEST, map_location="cpu", weights_only=True)
-    learner.cpu().load_state_dict(kept["state_dict"])
+    states = [torch.load(folder / f"{name}.ckpt", map_location="cpu", weights_only=True) for name in kept]
+    models = [copy.deepcopy(_restored(learner, state["state_dict"])) for state in states]
     outcome = Outcome(
-        score=float(best.best_model_score),
-        epoch=int(kept["epoch"]),
+        score=sum(scores) / len(scores),
+        epoch=int(states[0]["epoch"]) if len(states) == 1 else None,
         history=learner.history,
         cpu_seconds=learner.cpu_seconds,
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
-    return learner.predictor.eval(), outcome
+    return (models[0] if len(models) == 1 else OneModelPerColumn(models)).eval(), outcome
+
+
+def _restored(learner: Learner, state: dict[str, Any]) -> nn.Module:
+    learner.cpu().load_state_dict(state)
+    return learner.predictor
+
+
+def train_members(
+    settings: Settings,
+    task: Task,
+    seed: int,
+    folder: Path,
+    *,
+    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Predictor, Outcome]:
+    """Train ``trainer.members`` models that differ in their seeds, as one `Predictor`; arguments as in `train`.
+
+    The first one's seed is ``seed``. The outcome holds the mean score, the first one's epoch and history, and the sum
+    of processor time and parameters.
+    """
+    members: list[tuple[nn.Module, Objective]] = []
+    outcomes = []
+    for number in range(settings.trainer.members):
+        own = seed if number == 0 else stream_seed(seed, "member", number)
+        place = folder if settings.trainer.members == 1 else folder / f"member{number}"
+        model, outcome = train(settings, task, own, place, progress=progress, callbacks=callbacks)
+        members.append((model, task.objective(settings.trainer.loss)))
+        outcomes.append(outcome)
+    total = replace(
+        outcomes[0],
+        score=sum(each.score for each in outcomes) / len(outcomes),
+        cpu_seconds=sum(each.cpu_seconds for each in outcomes),
+        parameters=sum(each.parameters for each in outcomes),
+    )
+    return Predictor(members), total
 
 
 def _fit_at_once(model: nn.Module, settings: Settings, task: Task, folder: Path) -> Outcome:
-    started, size = time.process_time(), settings.trainer.batch_size
+    started, size, monitor = time.process_time(), settings.trainer.batch_size, settings.trainer.monitor
+    objective = task.objective(settings.trainer.loss)
     targets = torch.cat([target for _, target in task.loader("train", size)])
-    cast(FittedModel, model).fit(_networks(task, size), task.encode(targets))
+    cast(FittedModel, model).fit(_networks(task, size), objective.encode(targets))
     seconds = time.process_time() - started
     with atomic_path(folder / BEST) as temporary:
         torch.save({"state_dict": {f"model.{name}": value for name, value in model.state_dict().items()}}, temporary)
-    losses = {split: _split_loss(model, task, split, size) for split in ("train", "val")}
-    score = losses["val"]
-    if settings.trainer.monitor != "loss":
-        score = _mean_scores(task.score(*predict(model, task, "val", size)))[settings.trainer.monitor]
+    found = {split: predict(Predictor([(model, objective)]), task, split, size) for split in ("train", "val")}
+    losses = {split: float(objective.loss(objective.encode(p), target)) for split, (p, target) in found.items()}
+    score = losses["val"] if monitor == "loss" else _mean_scores(task.score(*found["val"]))[monitor]
     stored = sum(tensor.numel() for tensor in model.buffers())
     return Outcome(score, None, {split: [loss] for split, loss in losses.items()}, seconds, stored)
-
-
-def _split_loss(model: nn.Module, task: Task, split: str, batch_size: int) -> float:
-    prediction, target = predict(model, task, split, batch_size)
-    return float(task.loss(task.encode(prediction), target))
 
 
 def _csv(folder: Path) -> Logger:

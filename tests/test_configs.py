@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
@@ -21,6 +23,7 @@ EXPERIMENTS = [
     for path in FILES
     if path.is_relative_to(CONFIG_DIR / "experiment")
 ]
+EXPERIMENT = "weightnet/properties"
 SCALES = [path.stem for path in FILES if path.parent == CONFIG_DIR / "scale"]
 
 
@@ -32,7 +35,7 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIG_DIR).as_posix())
 def test_every_file_is_reached_from_the_root_and_composes(path: Path) -> None:
     group, _, name = path.relative_to(CONFIG_DIR).with_suffix("").as_posix().partition("/")
-    first = f"experiment={EXPERIMENTS[0]}"
+    first = f"experiment={EXPERIMENT}"
     overrides = {
         "train": [first],
         "model": [first, f"+model@methods.one_more.model={name}"],
@@ -71,7 +74,7 @@ def test_the_scale_changes_every_experiment_in_size_and_not_in_kind(name: str) -
 
 
 def test_sizes_win_over_the_experiment_and_the_command_line_wins_over_sizes() -> None:
-    name = EXPERIMENTS[0]
+    name = EXPERIMENT
     sizes = OmegaConf.load(CONFIG_DIR / "sizes" / name / "paper.yaml")
     assert composed(f"experiment={name}", "scale=paper").seeds == sizes.seeds
     assert composed(f"experiment={name}", "scale=paper", "seeds=[7]").seeds == [7]
@@ -80,13 +83,13 @@ def test_sizes_win_over_the_experiment_and_the_command_line_wins_over_sizes() ->
 @pytest.mark.parametrize("override", ["optim.learning_rate=1", "tuning.trails=2", "zoo.sise=3", "colour=red"])
 def test_an_unknown_override_is_an_error(override: str) -> None:
     with pytest.raises(ConfigCompositionException, match=override.partition("=")[0]):
-        composed(f"experiment={EXPERIMENTS[0]}", override)
+        composed(f"experiment={EXPERIMENT}", override)
 
 
 @pytest.mark.parametrize("override", ["scale=smal", "zoo=digits", "optim=adam"])
 def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(override: str) -> None:
     with pytest.raises(MissingConfigException, match="Available options"):
-        composed(f"experiment={EXPERIMENTS[0]}", override)
+        composed(f"experiment={EXPERIMENT}", override)
 
 
 def test_an_unknown_or_missing_experiment_is_answered_with_the_known_ones() -> None:
@@ -98,7 +101,7 @@ def test_an_unknown_or_missing_experiment_is_answered_with_the_known_ones() -> N
 
 
 def faults(*overrides: str, **changes: Any) -> str:
-    config = composed(f"experiment={EXPERIMENTS[0]}", *overrides)
+    config = composed(f"experiment={EXPERIMENT}", *overrides)
     OmegaConf.set_struct(config, False)
     with pytest.raises(ConfigError) as caught:
         parse(OmegaConf.merge(config, changes))  # type: ignore[arg-type]
@@ -115,7 +118,7 @@ def test_added_keys_that_nobody_reads_are_named_with_the_known_ones() -> None:
 
 def test_all_faults_come_at_once_with_place_and_remedy() -> None:
     text = faults("optim.schedule=linear", "seeds=[0,0]", "tuning.trials=99", "trainer.epochs=0")
-    assert text.startswith(f"there are {text.count(chr(10))} faults in the config of {EXPERIMENTS[0]}:")
+    assert text.startswith(f"there are {text.count(chr(10))} faults in the config of {EXPERIMENT}:")
     assert "seeds: [0, 0] is not a list of different integers, for instance seeds=[0,1,2]" in text
     assert "tuning.trials asks every method for 99; list more, or lower tuning.trials" in text
     text = faults("optim.schedule=linear", "trainer.epochs=0")
@@ -137,15 +140,48 @@ def test_an_argument_that_the_model_does_not_take_is_named() -> None:
 
 
 def test_every_method_gets_the_same_number_of_settings() -> None:
-    config = parse(composed(f"experiment={EXPERIMENTS[0]}", "tuning.trials=2"))
+    config = parse(composed(f"experiment={EXPERIMENT}", "tuning.trials=2"))
     assert {len(method.trials) for method in config.methods} == {2}
     for method in config.methods:
         assert method.trials[0] != method.trials[1], f"{method.name} tries one setting twice"
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_at_tiny_size(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def small_fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set in the format of Fashion-MNIST: 300 images of patches, a place for every class."""
+    folder = tmp_path_factory.mktemp("data") / "fashion-mnist"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 200), ("t10k", 100)):
+        labels = np.arange(count) % 10
+        images = generator.integers(0, 128, (count, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            image[7 * (label // 4) :, 7 * (label % 4) :][:7, :7] += 127
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    return folder.parent
+
+
+@pytest.mark.parametrize("choice", ["zoo=digits_cnn", "zoo=fashion_cnn_shared", "zoo=digits_mixed"])
+def test_the_properties_of_every_kind_of_zoo_are_learned(
+    choice: str, tmp_path: Path, small_fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRAPHNETS_ZOO_ROOT", str(tmp_path / "zoos"))
+    monkeypatch.setenv("GRAPHNETS_DATA", str(small_fashion))
+    changes = [] if "fashion" not in choice else ["zoo.data.pool_images=null", "zoo.data.test_images=null"]
+    config = composed(f"experiment={EXPERIMENT}", "scale=tiny", "trainer.epochs=1", choice, *changes)
+    run(config, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics["models"]) == set(config.methods)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_at_tiny_size(
+    name: str, tmp_path: Path, small_fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHNETS_ZOO_ROOT", str(tmp_path / "zoos"))
+    monkeypatch.setenv("GRAPHNETS_DATA", str(small_fashion))
     config = composed(f"experiment={name}", "scale=tiny", f"record={tmp_path / 'records'}")
     run(config, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -8,6 +8,7 @@ from experiments.data.idx import idx_images
 from experiments.data.images import ImageData
 from experiments.data.load import LOADERS, load_images
 from experiments.data.pictures import image_folder, photographs
+from experiments.data.probes import probe_examples
 from experiments.data.source import DATA_VARIABLE, DataError
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "image_folder",
     "load_images",
     "photographs",
+    "probe_examples",
 ]

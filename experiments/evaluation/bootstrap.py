@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,31 +114,17 @@ def interval(value: float, resampled: Floats, level: float = 0.95) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def compare(
-    metric: str, first: Sequence[Any], second: Sequence[Any], truth: Any, counts: Floats, level: float = 0.95
-) -> Interval:
-    """The difference ``metric(first) - metric(second)``, averaged over seeds, on the same resamples.
+def compare(value: float, first: Sequence[Floats], second: Sequence[Floats], level: float = 0.95) -> Interval:
+    """The difference of two methods between the percentiles of its resamples.
 
     Args:
-        metric: a key of `RESAMPLED`.
-        first: one prediction ``[networks]`` per seed.
-        second: the same of the other method.
-        truth: of every network, ``[networks]``.
-        counts: ``[resamples, networks]`` from `resample_counts`.
+        value: the difference itself, first minus second, averaged over seeds.
+        first: the first method's value in every resample, per seed.
+        second: the second method's values in the same resamples.
         level: the share of resamples between the bounds.
     """
-    everything = np.ones((1, counts.shape[1]))
-
-    def mean_over_seeds(weights: Floats) -> Floats:
-        both = [
-            resampled_metric(metric, weights, np.asarray(a), truth)
-            - resampled_metric(metric, weights, np.asarray(b), truth)
-            for a, b in zip(first, second, strict=True)
-        ]
-        mean: Floats = np.mean(both, axis=0)
-        return mean
-
-    return interval(float(mean_over_seeds(everything)[0]), mean_over_seeds(counts), level)
+    difference: Floats = np.mean(first, axis=0) - np.mean(second, axis=0)
+    return interval(value, difference, level)
 
 
 def seed_spread(values: Sequence[float]) -> tuple[float, float]:

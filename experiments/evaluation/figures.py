@@ -139,7 +139,7 @@ def bars(
     """
     with style():
         settings = list(next(iter(values.values())))
-        figure = Figure(figsize=(1.9 + 1.75 * len(settings), 3.1), layout="constrained")
+        figure = Figure(figsize=(1.9 + max(1.75, 0.36 * len(values)) * len(settings), 3.1), layout="constrained")
         axis = figure.subplots()
         width = 0.82 / len(values)
         for position, (method, by_setting) in enumerate(values.items()):

@@ -8,8 +8,12 @@ METHODS: dict[str, tuple[str, str]] = {
     "flat_mlp": ("Flat MLP", "#8d99ae"),
     "flat_mlp_aug": ("Flat MLP, augmented", "#5c677d"),
     "stat_nn": ("StatNN", "#e09f3e"),
+    "weightnet_paper": ("WeightNet, paper's tokens", "#9fc5e0"),
+    "weightnet_sorted": ("WeightNet, sorted tokens", "#6b9ac4"),
     "weightnet_invariant": ("WeightNet", "#3a7ca5"),
     "neuron_gnn": ("NeuronGNN", "#2a9d6f"),
+    "neuron_transformer": ("NeuronTransformer", "#1b6b4d"),
+    "prober": ("Prober", "#b5495b"),
 }
 SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")
 
@@ -25,12 +29,12 @@ COLUMNS = {
 
 
 def method_label(method: str) -> str:
-    """The method's name for readers; an unknown method keeps its own.
+    """The method's name for readers; an unknown method keeps its own, in words.
 
-    >>> method_label("weightnet_invariant"), method_label("nfn_np")
-    ('WeightNet', 'nfn_np')
+    >>> method_label("weightnet_invariant"), method_label("no_encodings")
+    ('WeightNet', 'no encodings')
     """
-    return METHODS[method][0] if method in METHODS else method
+    return METHODS[method][0] if method in METHODS else method.replace("_", " ")
 
 
 def colour(method: str) -> str:

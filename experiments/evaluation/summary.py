@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ class Summary:
         results: method to its results, one per seed, seeds in the same order everywhere.
         bootstrap: ``resamples``, ``level`` and ``seed``.
         trials: settings every method was allowed to try.
+        base: compare every method with this one alone; None compares every pair.
     """
 
     results: Mapping[str, Sequence[JobResult]]
     bootstrap: Mapping[str, Any]
     trials: int
+    base: str | None = None
 
     @property
     def _first(self) -> JobResult:
@@ -55,9 +58,11 @@ class Summary:
         """The seeds."""
         return tuple(result.seed for result in next(iter(self.results.values())))
 
-    def counts(self) -> Any:
-        """The resamples of the test networks, the same for every method."""
-        return resample_counts(len(self._first.truth), self.bootstrap["resamples"], self.bootstrap["seed"])
+    def counts(self) -> list[Any]:
+        """The resamples of every seed's test networks, the same for every method."""
+        sizes = [len(result.truth) for result in next(iter(self.results.values()))]
+        drawn = {n: resample_counts(n, self.bootstrap["resamples"], self.bootstrap["seed"]) for n in set(sizes)}
+        return [drawn[n] for n in sizes]
 
     def values(self, method: str, setting: str, metric: str) -> list[float]:
         """A metric for every seed."""
@@ -79,28 +84,41 @@ class Summary:
             }
         }
 
+    @cached_property
+    def _resampled(self) -> dict[tuple[str, str, str], list[Any]]:
+        """Every resample's value by (method, setting, metric), per seed; seeds may have test networks of their own."""
+        counts = self.counts()
+        return {
+            (method, setting, metric): [
+                resampled_metric(metric, drawn, result.prediction[:, i], result.truth[:, i])
+                for drawn, result in zip(counts, results, strict=True)
+            ]
+            for method, results in self.results.items()
+            for i, setting in enumerate(self.settings)
+            for metric in METRICS
+        }
+
     def intervals(self) -> dict[tuple[str, str, str], Interval]:
         """The mean over seeds by (method, setting, metric), with the bootstrap over test networks."""
-        counts, found = self.counts(), {}
-        for method, results in self.results.items():
-            for i, setting in enumerate(self.settings):
-                for metric in METRICS:
-                    resampled = [resampled_metric(metric, counts, r.prediction[:, i], r.truth[:, i]) for r in results]
-                    mean = float(np.mean(self.values(method, setting, metric)))
-                    found[method, setting, metric] = interval(mean, np.mean(resampled, axis=0), self.bootstrap["level"])
-        return found
+        return {
+            key: interval(float(np.mean(self.values(*key))), np.mean(values, axis=0), self.bootstrap["level"])
+            for key, values in self._resampled.items()
+        }
 
     def comparisons(self) -> list[Comparison]:
-        """Every pair of methods, every setting and metric, on the same resamples."""
-        counts, methods, found = self.counts(), list(self.results), []
-        for position, second in enumerate(methods):
-            for first in methods[position + 1 :]:
-                for i, setting in enumerate(self.settings):
-                    one, two = ([r.prediction[:, i] for r in self.results[m]] for m in (first, second))
-                    truth = self._first.truth[:, i]
-                    for metric in METRICS:
-                        difference = compare(metric, one, two, truth, counts, self.bootstrap["level"])
-                        found.append(Comparison(first, second, setting, metric, difference))
+        """Pairs of methods, every setting and metric: the mean difference over seeds, on the same resamples."""
+        methods, found = list(self.results), []
+        pairs = [(first, second) for i, second in enumerate(methods) for first in methods[i + 1 :]]
+        if self.base is not None:
+            pairs = [(method, self.base) for method in methods if method != self.base]
+        for first, second in pairs:
+            for setting in self.settings:
+                for metric in METRICS:
+                    one, two = ((method, setting, metric) for method in (first, second))
+                    value = float(np.mean(self.values(*one)) - np.mean(self.values(*two)))
+                    resampled = self._resampled[one], self._resampled[two]
+                    difference = compare(value, *resampled, self.bootstrap["level"])
+                    found.append(Comparison(first, second, setting, metric, difference))
         return found
 
     def caption(self, brackets: bool = True) -> str:
@@ -110,10 +128,14 @@ class Summary:
         bounds = f"; in brackets the {level}% bootstrap interval over test networks" if brackets else ""
         tried = "1 setting" if self.trials == 1 else f"{self.trials} settings"
         return (
-            f"{len(self._first.truth)} test networks, {seeds}{bounds}. "
+            f"{self._networks()} test networks, {seeds}{bounds}. "
             f"Every method had the same tuning budget: {tried} tried, the best on validation kept; "
             "the test split was read once, after that."
         )
+
+    def _networks(self) -> str:
+        sizes = sorted({len(result.truth) for result in next(iter(self.results.values()))})
+        return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
 
     def tables(self) -> list[Table]:
         """An overview, the paper's Tables 1 to 4 (3 and 4 for every method), tau, paired differences."""

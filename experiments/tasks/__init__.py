@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments.tasks.generalization import Generalization
+from experiments.tasks.objective import LOSSES, Objective
 from experiments.tasks.task import Task
 
-__all__ = ["Generalization", "Task"]
+__all__ = ["LOSSES", "Generalization", "Objective", "Task"]

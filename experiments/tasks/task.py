@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from converters import Structure
+from experiments.tasks.objective import Objective
 
 __all__ = ["Task"]
 
@@ -34,17 +35,11 @@ class Task(Protocol):
     def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
         """Batches of a split (train, val or test) in an order that ``seed`` decides; has a length."""
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """What training lowers, a scalar; both ``[B, ...]``, the output as the model gives it."""
-
-    def encode(self, target: Tensor) -> Tensor:
-        """Targets in the unit of the model's output: the inverse of `decode`."""
-
-    def decode(self, output: Tensor) -> Tensor:
-        """The model's output in the unit of the targets."""
+    def objective(self, loss: str | None = None) -> Objective:
+        """What training lowers, and the unit of a model's outputs; None: the task's own choice."""
 
     def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
-        """Setting to metric to value, of decoded predictions of a whole split."""
+        """Setting to metric to value, of the predictions of a whole split in the unit of the targets."""
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
-        """The largest change of a decoded test prediction under true permutations."""
+        """The largest change of a test prediction, in the unit of the targets, under true permutations."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ class Prober(nn.Module):
 
     Args:
         structure: any of the networks; None takes inputs and classes from the first networks that `fit_statistics`
-            sees. Networks may differ in everything else: activation, depth, width, kind.
+            sees. Networks may differ in everything else: activation, depth, width, kind. Inputs of as many numbers in
+            another shape count as the same (a perceptron's row and a convolutional network's image), in reading order.
         targets: predicted numbers per network.
         probes: number of learned inputs.
         hidden: widths of the perceptron's hidden layers.
@@ -136,12 +138,12 @@ class Prober(nn.Module):
     def _first_probes(self, shape: tuple[int, ...]) -> Tensor:
         if self.examples is None:
             return self.spread * torch.randn(self.probes, *shape)
-        if tuple(self.examples.shape) != (self.probes, *shape):
+        if len(self.examples) != self.probes or self.examples.numel() != self.probes * prod(shape):
             raise ValueError(
                 f"examples has shape {list(self.examples.shape)}; {self.probes} probes of these networks have shape "
                 f"{[self.probes, *shape]}"
             )
-        return self.examples.detach().clone().to(torch.get_default_dtype())
+        return self.examples.detach().clone().to(torch.get_default_dtype()).view(self.probes, *shape)
 
     def _first_labels(self, classes: int) -> Tensor:
         own = torch.arange(self.probes) % classes if self.example_labels is None else self.example_labels
@@ -167,9 +169,10 @@ class Prober(nn.Module):
         groups = by_structure(batch)
         descriptions, answers = [], []
         for structure, _, weights in groups:
-            if (found := input_and_classes(structure)) != self.serves:
+            shape, classes = input_and_classes(structure)
+            if (prod(shape), classes) != (prod(self.serves[0]), self.serves[1]):
                 raise StructureMismatch(
-                    f"{structure.name} takes inputs of shape {found[0]} and tells {found[1]} classes apart; this "
+                    f"{structure.name} takes inputs of shape {shape} and tells {classes} classes apart; this "
                     f"Prober asks inputs of shape {self.serves[0]} and reads {self.serves[1]} classes"
                 )
             if self.training and self.weight_noise:
@@ -192,7 +195,8 @@ class Prober(nn.Module):
             copies.append(changed(weights, structure, partial(shaken, amount=self.shake, number=number)))
         stack = {name: torch.cat([each[name] for each in copies]) for name in weights} if self.shakes else weights
         like = next(value for value in weights.values() if value.is_floating_point())
-        answers: Tensor = execute(stack, self.questions.probes().to(like.dtype), structure=structure)
+        probes = self.questions.probes().to(like.dtype)
+        answers: Tensor = execute(stack, probes.reshape(-1, *input_and_classes(structure)[0]), structure=structure)
         return answers.view(1 + self.shakes, len(like), *answers.shape[1:])
 
     def _noisy(self, value: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ def record(seed: int, accuracy: float = 0.2, robustness: float = 0.1) -> dict[st
     return {
         "experiment": "paper/table",
         "scale": "small",
+        "variant": "digits",
         "seed": seed,
         "zoo": "abc",
         "rows": rows,
@@ -76,7 +77,7 @@ def configs(tmp_path: Path) -> Path:
 
 def store(root: Path, *records: dict[str, Any]) -> Path:
     for content in records:
-        path = record_path(root, content["experiment"], content["scale"], content["seed"])
+        path = record_path(root, *(content[key] for key in ("experiment", "scale", "variant", "seed")))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
     return root
@@ -90,12 +91,26 @@ def verdicts(page: str) -> dict[str, str]:
 
 def test_our_numbers_stand_beside_the_papers_with_seeds_and_spread(tmp_path: Path, configs: Path) -> None:
     page = results_page(store(tmp_path / "runs", record(0), record(1)), configs)
-    assert "Seeds 0, 1;" in page
+    assert "`python -m experiments experiment=paper/table scale=small`: seeds 0, 1;" in page
     assert "settings tried per method on validation: 2" in page
     assert "| method | accuracy | paper | robustness | paper | mean | paper |" in page
     assert re.search(r"\| WeightNet \| 0\.300 ± 0\.000 \| 0\.110 \| 0\.400 ± 0\.000 \| 0\.140 \|", page)
     assert "0.255 ± 0.007" in page  # R2, for which the paper printed nothing here
     assert "1.0e-06" in page
+
+
+def test_variants_of_an_experiment_stand_apart_and_in_one_overview(tmp_path: Path, configs: Path) -> None:
+    path = configs / "experiment" / "paper" / "table.yaml"
+    path.write_text(path.read_text().replace("  setting:", "  choose: zoo\n  note: What to know.\n  setting:"))
+    other = {**record(0, accuracy=0.4), "variant": "letters", "zoo": "def"}
+    page = results_page(store(tmp_path / "runs", record(0), record(1), other), configs)
+    assert "What to know." in page
+    for variant, seeds in (("digits", "0, 1"), ("letters", "0")):
+        assert f"### `{variant}`, scale `small`" in page
+        assert f"experiment=paper/table scale=small zoo={variant}`: seeds {seeds};" in page
+    overview = page[page.index("### MAE, accuracy") :]
+    assert "| method | digits | letters |" in overview
+    assert "| WeightNet | 0.300 | 0.100 |" in overview
 
 
 def test_every_number_follows_the_record(tmp_path: Path, configs: Path) -> None:
@@ -145,12 +160,14 @@ def test_damaged_records_are_all_named(tmp_path: Path, configs: Path) -> None:
     root = store(tmp_path / "runs", record(0), record(1))
     bad = record(2)
     del bad["versions"]
-    (root / "paper" / "table" / "small-seed2.json").write_text(json.dumps(bad))
-    (root / "paper" / "table" / "small-seed3.json").write_text(json.dumps(record(7)))
+    (root / "paper" / "table" / "small-digits-seed2.json").write_text(json.dumps(bad))
+    (root / "paper" / "table" / "small-digits-seed3.json").write_text(json.dumps(record(7)))
     with pytest.raises(RecordError) as caught:
         results_page(root, configs)
-    assert "small-seed2.json: lacks versions; run the experiment again" in str(caught.value)
-    assert f"small-seed3.json: belongs at {root / 'paper' / 'table' / 'small-seed7.json'}" in str(caught.value)
+    assert "small-digits-seed2.json: lacks versions; run the experiment again" in str(caught.value)
+    assert f"small-digits-seed3.json: belongs at {root / 'paper' / 'table' / 'small-digits-seed7.json'}" in str(
+        caught.value
+    )
 
 
 def test_seeds_of_different_zoos_or_rows_are_not_averaged(tmp_path: Path) -> None:

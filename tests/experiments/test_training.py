@@ -12,8 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from experiments.config import Fit, Optim, Settings
+from experiments.predictor import OneModelPerColumn, Predictor, predict
+from experiments.schedules import SCHEDULES
 from experiments.tasks import Generalization
-from experiments.training import SCHEDULES, Outcome, build_model, predict, stream_seed, train
+from experiments.training import Outcome, build_model, stream_seed, train, train_members
 from experiments.zoo import Zoo
 
 SETTINGS = Settings(
@@ -121,8 +123,9 @@ def test_the_model_returned_is_that_of_the_best_validation_epoch(task: Generaliz
     model, outcome = train(settings, task, 0, tmp_path)
     assert outcome.epoch == outcome.history["val"].index(min(outcome.history["val"]))
     assert outcome.score == pytest.approx(min(outcome.history["val"]))
-    prediction, target = predict(model, task, "val", 16)
-    assert float(task.loss(task.encode(prediction), target)) == pytest.approx(outcome.score, rel=1e-5)
+    objective = task.objective()
+    prediction, target = predict(Predictor([(model, objective)]), task, "val", 16)
+    assert float(objective.loss(objective.encode(prediction), target)) == pytest.approx(outcome.score, rel=1e-5)
     assert outcome.parameters == sum(p.numel() for p in model.parameters())
 
 
@@ -179,8 +182,45 @@ def test_a_fitted_model_goes_through_the_same_door(task: Generalization, tmp_pat
     assert outcome.history["val"] == [pytest.approx(outcome.score)]
     assert outcome.history["train"][0] < outcome.score
     assert outcome.parameters > 0
-    prediction, target = predict(model, task, "test", 16)
+    prediction, target = predict(Predictor([(model, task.objective())]), task, "test", 16)
     assert prediction.shape == target.shape
+
+
+def test_members_are_trained_apart_and_their_predictions_averaged(task: Generalization, tmp_path: Path) -> None:
+    settings = with_fit(members=3)
+    predictor, outcome = train_members(settings, task, 0, tmp_path / "all")
+    alone, one = train(SETTINGS, task, 0, tmp_path / "one")
+    assert same(alone, predictor.first)
+    assert outcome.parameters == 3 * one.parameters
+    parts = [predict(Predictor([member]), task, "test", 16)[0] for member in predictor.models]
+    assert not torch.allclose(parts[0], parts[1])
+    together, _ = predict(predictor, task, "test", 16)
+    assert torch.allclose(together, torch.stack(parts).mean(0))
+
+
+def test_every_property_may_keep_its_own_epoch(task: Generalization, tmp_path: Path) -> None:
+    settings = replace(with_fit(epochs=12, checkpoints="each"), optim=replace(SETTINGS.optim, schedule="constant"))
+    model, outcome = train(settings, task, 0, tmp_path / "each")
+    joint, whole = train(replace(settings, trainer=replace(settings.trainer, checkpoints="joint")), task, 0, tmp_path)
+    assert isinstance(model, OneModelPerColumn)
+    objective = task.objective()
+
+    def losses(trained: nn.Module) -> Tensor:
+        prediction, target = predict(Predictor([(trained, objective)]), task, "val", 16)
+        return objective.losses(objective.encode(prediction), target)
+
+    assert (losses(model) <= losses(joint) + 1e-6).all()
+    assert outcome.score <= whole.score + 1e-6
+    assert float(losses(model).mean()) == pytest.approx(outcome.score, rel=1e-5)
+    again, later = train(settings, task, 0, tmp_path / "each")
+    assert same(model, again)
+    assert content(outcome) == content(later)
+
+
+def test_a_method_may_have_a_loss_of_its_own(task: Generalization, tmp_path: Path) -> None:
+    squared, _ = train(SETTINGS, task, 0, tmp_path / "mse")
+    absolute, _ = train(with_fit(loss="mae"), task, 0, tmp_path / "mae")
+    assert not same(squared, absolute)
 
 
 def test_models_are_built_from_the_seed_and_know_their_inputs(task: Generalization) -> None:

@@ -40,7 +40,20 @@ def images() -> NeuronGraphs:
     return collate(graphs)
 
 
-BATCHES: dict[str, Callable[[], NeuronGraphs]] = {"activations": activations, "depths": depths, "images": images}
+def shapes() -> NeuronGraphs:
+    """Perceptrons that take four numbers in a row, and convolutional networks that take them as an image."""
+    convolutional = nn.Sequential(nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3))
+    image = trace(convolutional, torch.zeros(1, 1, 2, 2))
+    nets = [to_graph({name: v[0] for name, v in random_weights(image, 1).items()}, structure=image) for _ in range(2)]
+    return collate([nets[0], to_graph(mlp(4, 6, 3).double()), nets[1], to_graph(mlp(4, 5, 3).double())])
+
+
+BATCHES: dict[str, Callable[[], NeuronGraphs]] = {
+    "activations": activations,
+    "depths": depths,
+    "images": images,
+    "shapes": shapes,
+}
 
 
 def prober(batch: NeuronGraphs, targets: int = 2, **options: object) -> Prober:
@@ -155,6 +168,8 @@ def test_examples_with_labels_are_the_first_probes() -> None:
     model = Prober(trace(mlp(4, 6, 3)), 1, probes=12, examples=(examples, own))
     torch.testing.assert_close(model.questions.probes(), examples)
     assert torch.equal(model.questions.labels().argmax(-1), own)
+    image = Prober(trace(mlp(4, 6, 3)), 1, probes=12, examples=(examples.view(12, 1, 2, 2), own))
+    torch.testing.assert_close(image.questions.probes(), examples)
 
 
 def test_what_does_not_vary_in_training_has_no_say_later() -> None:

@@ -53,9 +53,10 @@ def test_a_clearly_better_method_is_told_apart_and_equal_ones_are_not() -> None:
     bad, _ = data(200, noise=2.0)
     counts = resample_counts(len(truth), 500)
     for metric, higher in HIGHER_IS_BETTER.items():
-        difference = compare(metric, [good, good], [bad, bad], truth, counts)
+        one, two = (resampled_metric(metric, counts, prediction, truth) for prediction in (good, bad))
+        difference = compare(0.0, [one, one], [two, two])
         assert (difference.low > 0) if higher else (difference.high < 0)
-        same = compare(metric, [good], [good], truth, counts)
+        same = compare(0.0, [one], [one])
         assert same.low == same.high == 0
 
 
@@ -63,8 +64,9 @@ def test_pairing_narrows_the_interval() -> None:
     prediction, truth = data(200)
     counts = resample_counts(len(truth), 500)
     other = prediction + 0.01 * np.sin(np.arange(200))
-    paired = compare("mae", [prediction], [other], truth, counts)
-    alone = interval(0.0, resampled_metric("mae", counts, prediction, truth))
+    one, two = (resampled_metric("mae", counts, each, truth) for each in (prediction, other))
+    paired = compare(0.0, [one], [two])
+    alone = interval(0.0, one)
     assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
 
 
