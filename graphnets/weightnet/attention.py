@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch  # noqa: F401
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -72,10 +72,32 @@ class AttentionBlock(nn.Module):
 
     def attend(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """The attention alone."""
-        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self._split(tokens)
         seen = None if mask is None else mask[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         out: Tensor = self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        return out
+
+    def weights(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""How much each token hears of each other in :meth:`attend`: :math:`\mathrm{softmax}(QK^T / \sqrt{d})`.
+
+        Shapes:
+            - result: ``[S, heads, n, n]``; rows (who hears) sum to one, columns of padding are zero
+        """
+        query, key, _ = self._split(tokens)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        out: Tensor = scores.softmax(-1)
+        return out
+
+    def weights_in(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """:meth:`weights` as they are inside :meth:`forward` of these tokens."""
+        return self.weights(self.norm_attention(tokens) if self.pre_norm else tokens, mask)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values, ``[3, S, heads, n, channels / heads]``."""
+        out: Tensor = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return out
 
 

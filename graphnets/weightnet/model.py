@@ -1,4 +1,4 @@
-"""WeightNet: attention within layers, then between layers, on invariant neuron tokens."""
+"""WeightNet: attention within layers, then between layers, on tokens of neurons."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ from torch import Tensor, nn
 from converters import LAYER_KINDS, Structure
 from graphnets.layered import Layered, Networks
 from graphnets.message_passing.encodings import check_structure
-from graphnets.weightnet.attention import CrossLayerAttention, IntraLayerAttention
+from graphnets.weightnet.attention import AttentionBlock, CrossLayerAttention, IntraLayerAttention
+from graphnets.weightnet.maps import AttentionMaps, Recorded
+from graphnets.weightnet.order import POSITIONS
+from graphnets.weightnet.sequences import SequenceTokens
 from graphnets.weightnet.tokens import NeuronTokens, TokenSets
 
 __all__ = ["WeightNet"]
 
+TOKENS = ("invariant", "paper", "sorted")
 POOLINGS = ("cls", "mean", "max", "moments")
 ENCODINGS = ("segment", "layer_type", "depth")
 MAX_SEGMENTS = 64
 
 
 class WeightNet(nn.Module):
-    """Predicts properties of networks by attention over their neurons (papers/weightnet), truly invariant.
+    """Predicts properties of networks by attention over their neurons (papers/weightnet).
 
-    Tokens of neurons (`NeuronTokens`) attend to the tokens of their own layer; each layer is then pooled to one token,
-    layers attend to each other, and their pooled result goes to one head per property.
+    Tokens of neurons attend to the tokens of their own layer; each layer is then pooled to one token, layers attend to
+    each other, and their pooled result goes to one head per property. Input neurons have no weights and no token.
 
-    Deviations from the paper: a token's incoming weights are combined with their source neurons instead of standing in
-    the order of the previous layer, and there are no positions within a layer; both broke the invariance. Input
-    neurons have no weights and give no token.
+    What a token is decides whether the prediction is invariant under permutations of neurons:
+
+    - ``"invariant"`` (`NeuronTokens`), a deviation from the paper: incoming weights are combined with their source
+      neurons, and there are no positions. Truly invariant.
+    - ``"paper"`` (`SequenceTokens`): incoming weights in the stored order of their sources, projected, with positions
+      in the layer and in the sequence. The paper calls the result invariant, but only its attention is.
+    - ``"sorted"`` (`SequenceTokens`): the same after the neurons were put in canonical order, which the paper names as
+      an alternative. Invariant, but discontinuous where the order changes.
 
     Args:
         structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
@@ -44,7 +53,15 @@ class WeightNet(nn.Module):
         pre_norm: see `AttentionBlock`; the paper is post-norm.
         dropout: in the attention blocks and heads.
         weight_noise: relative Gaussian noise on weights while training.
-        edge_channels, gates, kernel_size: see `NeuronTokens`.
+        edge_channels, gates, kernel_size: of invariant tokens, see `NeuronTokens`.
+        tokens: ``"invariant"``, ``"paper"`` or ``"sorted"``.
+        positions: which of ``"layer"`` (place in the layer), ``"sequence"`` (place among all tokens) to add to tokens;
+            None takes both, or none with invariant tokens, whose invariance any position ends.
+        max_inputs: of the paper's and of sorted tokens, see `SequenceTokens`.
+
+    Raises:
+        ValueError: an option is unknown, or heads do not divide the channels.
+        StructureMismatch: networks of another layout than the model was built for.
 
     Shapes:
         - batch: a graph or a batch of B graphs
@@ -69,8 +86,13 @@ class WeightNet(nn.Module):
         edge_channels: int = 4,
         gates: int = 1,
         kernel_size: Sequence[int] = (3, 3),
+        tokens: str = "invariant",
+        positions: Sequence[str] | None = None,
+        max_inputs: int | None = None,
     ) -> None:
         super().__init__()
+        if tokens not in TOKENS:
+            raise ValueError(f"tokens={tokens!r} is unknown; choose one of {', '.join(TOKENS)}")
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
         unknown = sorted(set(encodings) - set(ENCODINGS))
@@ -78,9 +100,19 @@ class WeightNet(nn.Module):
             raise ValueError(f"unknown encodings {', '.join(unknown)}; known are {', '.join(ENCODINGS)}")
         self.structure, self.targets, self.channels, self.pooling = structure, targets, channels, pooling
         self.encodings = tuple(encodings)
-        known = ["activation", "position", *(["layer_type"] if "layer_type" in encodings else [])]
+        known = ["activation", *(["layer_type"] if "layer_type" in encodings else [])]
         known += ["attributes"] if "depth" in encodings else []
-        self.tokens = NeuronTokens(structure, channels, edge_channels, gates, known, tuple(kernel_size), weight_noise)
+        self.tokens: NeuronTokens | SequenceTokens
+        if tokens == "invariant":
+            known.insert(1, "position")
+            self.tokens = NeuronTokens(
+                structure, channels, edge_channels, gates, known, tuple(kernel_size), weight_noise, positions or ()
+            )
+        else:
+            positions = POSITIONS if positions is None else positions
+            self.tokens = SequenceTokens(
+                structure, channels, known, positions, tokens == "sorted", max_inputs, weight_noise
+            )
         self.intra = nn.ModuleList(
             IntraLayerAttention(channels, intra_heads, hidden, dropout, pre_norm) for _ in range(intra_blocks)
         )
@@ -114,7 +146,7 @@ class WeightNet(nn.Module):
         )
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
-        """Learn the typical sizes of weights; see `InputScaling`."""
+        """Learn the typical sizes of weights (see `InputScaling`) and, without a structure, the paper tokens' width."""
         self.tokens.fit_statistics(batches)
 
     def forward(self, batch: Networks) -> Tensor:
@@ -123,6 +155,19 @@ class WeightNet(nn.Module):
 
     def predict(self, batch: Networks, view: Layered) -> Tensor:
         """Predict from a layered view of the batch."""
+        return self._predict(batch, view, None)
+
+    @torch.no_grad()
+    def attention_maps(self, batch: Networks) -> AttentionMaps:
+        """Who attends to whom, from one forward pass over the batch; see `AttentionMaps` for shapes.
+
+        In the mode the model is in: call ``eval()`` first, or weight noise and dropout are part of it.
+        """
+        view, recorded = Layered(batch), Recorded()
+        predictions = self._predict(batch, view, recorded)
+        return recorded.sorted_out(view, predictions, cls=self.pooling == "cls")
+
+    def _predict(self, batch: Networks, view: Layered, recorded: Recorded | None) -> Tensor:
         check_structure(self.structure, view, type(self).__name__)
         neurons = torch.cat(self.tokens(batch, view), 1).flatten(0, 1)
         lengths = [len(structure.layers) for structure in view.structures]
@@ -131,21 +176,28 @@ class WeightNet(nn.Module):
         encoding = self._encode(view, lengths, neurons)
         for sets in TokenSets.of(view, skip=[0]):
             tokens = neurons[sets.index] + encoding[sets.owner, sets.layers].unsqueeze(1)
-            pooled = self._pool(tokens, sets.mask, self.intra, "neuron")
+            found = None if recorded is None else recorded.neurons(sets)
+            pooled = self._pool(tokens, sets.mask, self.intra, "neuron", found)
             layers = layers.index_put((sets.owner, sets.layers), pooled)
             present[sets.owner, sets.layers] = True
         used = slice(1, None)
         mask = None if view.dense else present[:, used]
-        summary = self._pool((layers + encoding)[:, used], mask, self.cross, "layer")
+        found = None if recorded is None else recorded.cross
+        summary = self._pool((layers + encoding)[:, used], mask, self.cross, "layer", found)
         return torch.cat([head(summary) for head in self.heads], 1)
 
-    def _pool(self, tokens: Tensor, mask: Tensor | None, blocks: nn.ModuleList, what: str) -> Tensor:
-        """Attention blocks over sets ``[S, n, C]`` and one token of each, ``[S, C]``."""
+    def _pool(
+        self, tokens: Tensor, mask: Tensor | None, blocks: nn.ModuleList, what: str, found: list[Tensor] | None
+    ) -> Tensor:
+        """Attention blocks over sets ``[S, n, C]`` and one token of each, ``[S, C]``; ``found`` takes the maps."""
         if self.pooling == "cls":
             cls: Tensor = getattr(self, f"{what}_cls")
             tokens = torch.cat([cls.expand(len(tokens), 1, -1), tokens], 1)
             mask = None if mask is None else torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
         for block in blocks:
+            assert isinstance(block, AttentionBlock)
+            if found is not None:
+                found.append(block.weights_in(tokens, mask))
             tokens = block(tokens, mask)
         if self.pooling == "cls":
             return tokens[:, 0]

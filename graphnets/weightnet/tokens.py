@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from converters import Structure
 from graphnets.layered import Layered, Networks
 from graphnets.message_passing.encodings import EdgeEncoding, InputScaling, NodeEncoding, kernel_size_of
 from graphnets.message_passing.layer import NeuronMessagePassing
+from graphnets.weightnet.order import NeuronTable, PlaceEncoding
 
 __all__ = ["NeuronTokens", "TokenSets"]
 
@@ -39,6 +40,7 @@ class NeuronTokens(nn.Module):
         encodings: of neurons, see `NodeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
         weight_noise: relative Gaussian noise on weights while training.
+        positions: see `PlaceEncoding`; any of them ends the invariance, since neurons count as stored.
 
     Shapes:
         - result: per layer ``[B, n, channels]``
@@ -53,6 +55,7 @@ class NeuronTokens(nn.Module):
         encodings: Iterable[str] = NodeEncoding.ENCODINGS,
         kernel_size: tuple[int, ...] = (3, 3),
         weight_noise: float = 0.0,
+        positions: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.weight_noise = weight_noise
@@ -60,6 +63,7 @@ class NeuronTokens(nn.Module):
         self.node_encoding = NodeEncoding(structure, channels, encodings)
         self.edge_encoding = EdgeEncoding(structure, edge_channels, kernel_size)
         self.gather = NeuronMessagePassing(channels, edge_channels, hidden_channels=0, update_edges=False, gates=gates)
+        self.places = PlaceEncoding(positions, channels)
 
     def extra_repr(self) -> str:
         """Noise while training."""
@@ -76,7 +80,12 @@ class NeuronTokens(nn.Module):
             weights = weights * (1 + self.weight_noise * torch.randn_like(weights))
         edges = view.split_edges(self.edge_encoding(weights, kernel_size_of(batch), view))
         states = view.split(self.node_encoding(nodes, view))
-        return self.gather.sweep(states, edges, view)[0]
+        tokens = self.gather.sweep(states, edges, view)[0]
+        if not self.places.kinds:
+            return tokens
+        stored, table = torch.arange(nodes.shape[1], device=view.device).unsqueeze(0), NeuronTable.of(view)
+        places = view.split(self.places(stored, table, view, nodes.dtype))
+        return [token + place for token, place in zip(tokens, places, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -102,3 +102,14 @@ def test_defaults_are_the_papers() -> None:
 def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="heads=3 does not divide channels=8"):
         IntraLayerAttention(8, heads=3)
+
+
+def test_invariant_tokens_are_the_default_and_keep_their_state() -> None:
+    model, same = WeightNet(None, 1), WeightNet(None, 1, tokens="invariant", positions=[])
+    assert list(model.state_dict()) == list(same.state_dict())
+    assert {key.split(".")[1] for key in model.state_dict() if key.startswith("tokens.")} == {
+        "scaling",
+        "node_encoding",
+        "edge_encoding",
+        "gather",
+    }
