@@ -21,17 +21,19 @@ from converters import (
     weight_space,
 )
 from graphnets.baselines import FlatMLP, Prober, StatNN
-from graphnets.message_passing import NeuronGNN, NeuronMessagePassing
+from graphnets.message_passing import NeuronAttention, NeuronGNN, NeuronMessagePassing, NeuronTransformer
 from graphnets.weightnet import CrossLayerAttention, IntraLayerAttention, WeightNet
 
 __all__ = [
     "CrossLayerAttention",
     "FlatMLP",
     "IntraLayerAttention",
+    "NeuronAttention",
     "NeuronGNN",
     "NeuronGraph",
     "NeuronGraphs",
     "NeuronMessagePassing",
+    "NeuronTransformer",
     "Prober",
     "StatNN",
     "Structure",

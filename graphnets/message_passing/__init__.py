@@ -1,7 +1,16 @@
 """Message passing on neuron graphs."""
 
+from graphnets.message_passing.attention import NeuronAttention
 from graphnets.message_passing.layer import NeuronMessagePassing
 from graphnets.message_passing.model import NeuronGNN
 from graphnets.message_passing.readout import OutputReadout, PooledReadout
+from graphnets.message_passing.transformer import NeuronTransformer
 
-__all__ = ["NeuronGNN", "NeuronMessagePassing", "OutputReadout", "PooledReadout"]
+__all__ = [
+    "NeuronAttention",
+    "NeuronGNN",
+    "NeuronMessagePassing",
+    "NeuronTransformer",
+    "OutputReadout",
+    "PooledReadout",
+]

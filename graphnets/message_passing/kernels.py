@@ -1,8 +1,8 @@
-"""The sums over edges that message passing is made of, each in a dense and an indexed form, and their naive reference.
+"""The sums over edges that layers are made of, each in a dense and an indexed form, and the layers' naive references.
 
-Same parameters and same values as the textbook layer, by two identities: a linear map of ``[x_source, x_target, e]``
-splits into products per node and per edge; and for sums and means the messages' second linear map commutes with the
-aggregation, so it runs once per node instead of once per edge.
+Same parameters and same values as the textbook layers, by identities: a linear map of ``[x_source, x_target, e]``
+splits into products per node and per edge; linear maps commute with weighted sums over edges, so that they run once per
+node instead of once per edge; and the product of two sums of a node's and an edge's term multiplies out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,23 @@ from torch.nn import functional
 from graphnets.layered import Bundle
 
 if TYPE_CHECKING:
+    from graphnets.message_passing.attention import NeuronAttention
     from graphnets.message_passing.layer import NeuronMessagePassing
 
-__all__ = ["gated_sum", "hidden_sum", "pair_terms", "reference_message_passing"]
+__all__ = [
+    "at_edges",
+    "attention_scores",
+    "edge_sum",
+    "edge_top",
+    "gated_sum",
+    "head_edge_sum",
+    "head_sum",
+    "hidden_sum",
+    "joint_scores",
+    "pair_terms",
+    "reference_attention",
+    "reference_message_passing",
+]
 
 
 def pair_terms(source: Tensor, target: Tensor, edge: Tensor, bundle: Bundle, reverse: bool = False) -> Tensor:
@@ -60,6 +74,104 @@ def gated_sum(value: Tensor, gate: Tensor, nodes: int, bundle: Bundle, reverse: 
     return messages.new_zeros(len(messages), nodes, messages.shape[-1]).index_add(1, end, messages)
 
 
+def at_edges(values: Tensor, bundle: Bundle, reverse: bool = False) -> Tensor:
+    """Values of receiving nodes ``[B, n, K]`` at their edges: ``[B, E, K]``, or what broadcasts to the dense grid."""
+    if bundle.shape is not None:
+        return values.unsqueeze(1 if reverse else 2)
+    return values[:, bundle.ends(reverse)[1]]
+
+
+def edge_sum(values: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
+    """Sum over the edges that arrive at each node, ``[B, n, K]``, of ``[B, rows, cols, K]`` or ``[B, E, K]``."""
+    if bundle.shape is not None:
+        return values.sum(1 if reverse else 2)
+    total = values.new_zeros(len(values), nodes, values.shape[-1])
+    return total.index_add(1, bundle.ends(reverse)[1], values)
+
+
+def edge_top(values: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
+    """Largest value over the edges that arrive at each node, without gradient; minus infinity where none does."""
+    values = values.detach()
+    if bundle.shape is not None:
+        return values.amax(1 if reverse else 2)
+    end = bundle.ends(reverse)[1].view(1, -1, 1).expand_as(values)
+    return values.new_full((len(values), nodes, values.shape[-1]), -torch.inf).scatter_reduce(1, end, values, "amax")
+
+
+def head_sum(weight: Tensor, value: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
+    """``sum_j weight_ijh value_jh``, ``[B, n, H, c]``: one matrix product per head.
+
+    Shapes:
+        - weight: ``[B, rows, cols, H]`` or ``[B, E, H]``, value: ``[B, m, H, c]``
+    """
+    if bundle.shape is not None:
+        return torch.einsum("bijh,bihc->bjhc" if reverse else "bijh,bjhc->bihc", weight, value)
+    messages = weight.unsqueeze(-1) * value[:, bundle.ends(reverse)[0]]
+    return edge_sum(messages.flatten(2), nodes, bundle, reverse).view(len(value), nodes, *value.shape[2:])
+
+
+def head_edge_sum(weight: Tensor, edge: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
+    """``sum_j weight_ijh edge_ij``, ``[B, n, H, D]``; weight as in `head_sum`, edge: ``[B, E, D]``."""
+    if bundle.shape is not None:
+        grid = edge.unflatten(1, bundle.shape)
+        return torch.einsum("bijh,bijd->bjhd" if reverse else "bijh,bijd->bihd", weight, grid)
+    messages = weight.unsqueeze(-1) * edge.unsqueeze(-2)
+    return edge_sum(messages.flatten(2), nodes, bundle, reverse).view(len(edge), nodes, *messages.shape[2:])
+
+
+def joint_scores(
+    query: Tensor, key: Tensor, edge_query: Tensor, edge_key: Tensor, heads: int, bundle: Bundle, reverse: bool = False
+) -> Tensor:
+    """``(query_i + edge_query_ij) . (key_j + edge_key_ij)`` per head; results as in `attention_scores`.
+
+    Shapes:
+        - query: ``[B, n, C]``, key: ``[B, m, C]``, edge_query, edge_key: ``[B, E, C]``
+    """
+    if bundle.shape is not None:
+        edge_query, edge_key = edge_query.unflatten(1, bundle.shape), edge_key.unflatten(1, bundle.shape)
+        key = key.unsqueeze(2 if reverse else 1)
+    else:
+        key = key[:, bundle.ends(reverse)[0]]
+    product = (edge_query + at_edges(query, bundle, reverse)) * (edge_key + key)
+    scores: Tensor = product.unflatten(-1, (heads, -1)).sum(-1)
+    return scores
+
+
+def attention_scores(
+    query: Tensor,
+    key: Tensor,
+    edge: Tensor,
+    mixed: tuple[Tensor, Tensor, Tensor],
+    heads: int,
+    bundle: Bundle,
+    reverse: bool = False,
+) -> Tensor:
+    r"""`joint_scores`, multiplied out: nothing of the nodes' width is built per edge of a dense bundle.
+
+    With :math:`A` and :math:`B` the maps of edge features,
+
+    .. math:: (q_i + A e) \cdot (k_j + B e) = q_i \cdot k_j + (B^\top q_i + A^\top k_j + A^\top B\, e) \cdot e
+
+    Args:
+        mixed: :math:`B^\top q` ``[B, n, H D]``, :math:`A^\top k` ``[B, m, H D]`` and :math:`A^\top B\, e`
+            ``[B, E, H D]`` for D edge channels.
+
+    Shapes:
+        - query: ``[B, n, C]``, key: ``[B, m, C]``, edge: ``[B, E, D]``
+        - result: ``[B, rows, cols, H]`` for a dense bundle, else ``[B, E, H]``
+    """
+    target, source, square = mixed
+    terms: Tensor = pair_terms(source, target, square, bundle, reverse).unflatten(-1, (heads, -1))
+    query, key = query.unflatten(-1, (heads, -1)), key.unflatten(-1, (heads, -1))
+    if bundle.shape is not None:
+        product = torch.einsum("bjhc,bihc->bijh" if reverse else "bihc,bjhc->bijh", query, key)
+        edge = edge.unflatten(1, bundle.shape)
+    else:
+        origin, end = bundle.ends(reverse)
+        product = (query[:, end] * key[:, origin]).sum(-1)
+    return (terms * edge.unsqueeze(-2)).sum(-1) + product
+
+
 def reference_message_passing(
     layer: NeuronMessagePassing, x: Tensor, edge_index: Tensor, edge_attr: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -84,6 +196,42 @@ def reference_message_passing(
         gated = aggregate((layer.gate(edge_attr).unsqueeze(-1) * values).sum(1))
         inputs.append(gated / (count.clamp_min(1).sqrt() if layer.aggr == "mean" else 1))
     x = torch.where(count > 0, layer.node_norm(x + layer.update(torch.cat(inputs, 1))), x)
+    if layer.update_edges:
+        weight = torch.cat([layer.edge_source.weight, layer.edge_target.weight, layer.edge_edge.weight], 1)
+        hidden = functional.linear(torch.cat([x[source], x[target], edge_attr], 1), weight, layer.edge_source.bias)
+        edge_attr = layer.edge_norm(edge_attr + layer.edge_message(hidden.relu()))
+    return x, edge_attr
+
+
+def reference_attention(
+    layer: NeuronAttention, x: Tensor, edge_index: Tensor, edge_attr: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What `NeuronAttention` computes, as a textbook writes it: query, key and value per edge, and node by node.
+
+    Slow; the fast paths are tested against it.
+    """
+    source, target = edge_index
+
+    def split(values: Tensor) -> Tensor:
+        return values.view(*values.shape[:-1], layer.heads, -1)
+
+    query = split(layer.query(x)[target] + layer.edge_query(edge_attr))
+    key = split(layer.key(x)[source] + layer.edge_key(edge_attr))
+    score = (query * key).sum(-1) / layer.head_channels**0.5
+    value, gate = split(layer.value(x)[source]), functional.linear(edge_attr, layer.gate.weight)
+    plain = layer.gate.bias.unsqueeze(-1) * value + split(layer.edge_value(edge_attr))
+    new = []
+    for node in range(len(x)):
+        here = target == node
+        if not bool(here.any()):
+            new.append(x[node])
+            continue
+        attention = score[here].softmax(0).unsqueeze(-1)
+        mean = (attention * plain[here]).sum(0)
+        signed = (attention * gate[here].unsqueeze(-1) * value[here]).sum(0) / attention.square().sum(0).sqrt()
+        heard = (mean + signed).flatten()
+        new.append(layer.node_norm(x[node] + layer.update(torch.cat([x[node], heard]))))
+    x = torch.stack(new)
     if layer.update_edges:
         weight = torch.cat([layer.edge_source.weight, layer.edge_target.weight, layer.edge_edge.weight], 1)
         hidden = functional.linear(torch.cat([x[source], x[target], edge_attr], 1), weight, layer.edge_source.bias)

@@ -1,0 +1,146 @@
+"""What predictors that pass messages along the weights of networks share: all but their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from converters import Structure
+from graphnets.layered import Layered, Networks
+from graphnets.message_passing.encodings import (
+    EdgeEncoding,
+    InputScaling,
+    NodeEncoding,
+    check_structure,
+    kernel_size_of,
+)
+from graphnets.message_passing.readout import OutputReadout, PooledReadout
+
+__all__ = ["NeuronNetwork"]
+
+
+class _Passing(Protocol):
+    """A layer that runs through networks, such as `NeuronMessagePassing` and `NeuronAttention`."""
+
+    def sweep(
+        self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, *, reverse: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]: ...
+
+    def parallel(
+        self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, *, reverse: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]: ...
+
+
+class NeuronNetwork(nn.Module):
+    """Scaled and encoded weights, rounds of layers along and against the edges, two readouts and a head.
+
+    Args:
+        structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
+        targets: predicted numbers per network.
+        layer: makes one layer from nothing; it is called once per round and direction.
+        channels: of node states.
+        edge_channels: of edge states.
+        rounds: layers per direction.
+        backward: whether rounds also run against the edges.
+        order: ``"sweep"`` or ``"parallel"``.
+        scores: channels of `OutputReadout`.
+        head_channels: width of the predicting network; ``head_dropout`` is its dropout.
+        weight_noise: relative Gaussian noise on weights while training.
+        encodings: of neurons, see `NodeEncoding`.
+        kernel_size: the largest kernel, if no structure is given.
+
+    Shapes:
+        - batch: a graph or a batch of B graphs
+        - result: ``[B, targets]``
+
+    Raises:
+        ValueError: ``order`` is unknown, or there are no rounds.
+    """
+
+    def __init__(
+        self,
+        structure: Structure | None,
+        targets: int,
+        layer: Callable[[], nn.Module],
+        *,
+        channels: int,
+        edge_channels: int,
+        rounds: int,
+        backward: bool,
+        order: str,
+        scores: int,
+        head_channels: int,
+        head_dropout: float,
+        weight_noise: float,
+        encodings: Sequence[str],
+        kernel_size: Sequence[int],
+    ) -> None:
+        super().__init__()
+        if order not in ("sweep", "parallel"):
+            raise ValueError(f"order={order!r} is unknown; choose 'sweep' or 'parallel'")
+        if rounds < 1:
+            raise ValueError(f"rounds={rounds} passes no messages; use at least 1")
+        self.structure, self.targets, self.order, self.weight_noise = structure, targets, order, weight_noise
+        self.rounds, self.channels = rounds, channels
+        self.scaling = InputScaling(structure)
+        self.node_encoding = NodeEncoding(structure, channels, encodings)
+        self.edge_encoding = EdgeEncoding(structure, edge_channels, tuple(kernel_size))
+        self.forward_layers = nn.ModuleList(layer() for _ in range(rounds))
+        self.backward_layers = nn.ModuleList(layer() for _ in range(rounds)) if backward else None
+        self.pooled = PooledReadout(structure, channels)
+        self.output = OutputReadout(structure, channels, scores)
+        width = self.pooled.out_channels + self.output.out_channels
+        self.head = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, head_channels),
+            nn.SiLU(),
+            nn.Dropout(head_dropout),
+            nn.Linear(head_channels, targets),
+        )
+
+    def extra_repr(self) -> str:
+        """The contract and the size."""
+        size = sum(p.numel() for p in self.parameters())
+        built_for = "any architecture" if self.structure is None else self.structure.name
+        return (
+            f"{built_for} -> {self.targets} targets, channels={self.channels}, rounds={self.rounds}, "
+            f"order={self.order}, {size} parameters"
+        )
+
+    def fit_statistics(self, batches: Iterable[Any]) -> None:
+        """Learn the typical sizes of weights; see `InputScaling`."""
+        self.scaling.fit(batches)
+
+    def forward(self, batch: Networks) -> Tensor:
+        """Predict."""
+        return self.predict(batch, Layered(batch))
+
+    def predict(self, batch: Networks, view: Layered) -> Tensor:
+        """Predict from a layered view of the batch."""
+        states = torch.cat(self.embed(batch, view), 1)
+        out: Tensor = self.head(torch.cat([self.pooled(states, view), self.output(states, view)], -1))
+        return out
+
+    def embed(self, batch: Networks, view: Layered) -> list[Tensor]:
+        """Final states of all neurons, per layer ``[B, n, channels]``."""
+        check_structure(self.structure, view, type(self).__name__)
+        nodes, weights = self.scaling(batch, view)
+        if self.training and self.weight_noise:
+            weights = weights * (1 + self.weight_noise * torch.randn_like(weights))
+        edges = view.split_edges(self.edge_encoding(weights, kernel_size_of(batch), view))
+        states = view.split(self.node_encoding(nodes, view))
+        for index, layer in enumerate(self.forward_layers):
+            states, edges = self._pass(layer, states, edges, view, False)
+            if self.backward_layers is not None:
+                states, edges = self._pass(self.backward_layers[index], states, edges, view, True)
+        return states
+
+    def _pass(
+        self, layer: nn.Module, states: list[Tensor], edges: list[Tensor], view: Layered, reverse: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        passing = cast(_Passing, layer)
+        run = passing.sweep if self.order == "sweep" else passing.parallel
+        return run(states, edges, view, reverse=reverse)

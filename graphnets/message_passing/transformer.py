@@ -1,0 +1,84 @@
+"""A transformer on neuron graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from converters import Structure
+from graphnets.message_passing.attention import NeuronAttention
+from graphnets.message_passing.encodings import NodeEncoding
+from graphnets.message_passing.network import NeuronNetwork
+
+__all__ = ["NeuronTransformer"]
+
+
+class NeuronTransformer(NeuronNetwork):
+    """Predicts properties of networks by attention along their weights (Kofinas et al. 2024, arXiv:2403.12143).
+
+    `NeuronGNN` with `NeuronAttention` for its layers: each neuron weighs what arrives at it by queries and keys which
+    see the weights, instead of adding it up. Encodings, readouts and head are the same.
+
+    The prediction is invariant under every true permutation of neurons, and depends on no other network of the batch.
+
+    Args:
+        structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
+        targets: predicted numbers per network.
+        channels: of node states.
+        edge_channels: of edge states.
+        heads: of the attention.
+        update_edges: whether edges get new states.
+        rounds: attention layers per direction.
+        backward: whether rounds also run against the edges.
+        order: ``"sweep"`` (layer by layer, a round carries a signal through the network) or ``"parallel"``.
+        scores: channels of `OutputReadout`.
+        head_channels: width of the predicting network.
+        dropout: in node updates; ``head_dropout`` in the predicting network.
+        weight_noise: relative Gaussian noise on weights while training.
+        encodings: of neurons, see `NodeEncoding`.
+        kernel_size: the largest kernel, if no structure is given.
+
+    Shapes:
+        - batch: a graph or a batch of B graphs
+        - result: ``[B, targets]``
+    """
+
+    def __init__(
+        self,
+        structure: Structure | None,
+        targets: int,
+        channels: int = 32,
+        edge_channels: int = 4,
+        heads: int = 4,
+        update_edges: bool = False,
+        rounds: int = 1,
+        backward: bool = True,
+        order: str = "sweep",
+        scores: int = 64,
+        head_channels: int = 128,
+        dropout: float = 0.0,
+        head_dropout: float = 0.1,
+        weight_noise: float = 0.0,
+        encodings: Sequence[str] = NodeEncoding.ENCODINGS,
+        kernel_size: Sequence[int] = (3, 3),
+    ) -> None:
+        super().__init__(
+            structure,
+            targets,
+            lambda: NeuronAttention(channels, edge_channels, heads, update_edges, dropout),
+            channels=channels,
+            edge_channels=edge_channels,
+            rounds=rounds,
+            backward=backward,
+            order=order,
+            scores=scores,
+            head_channels=head_channels,
+            head_dropout=head_dropout,
+            weight_noise=weight_noise,
+            encodings=encodings,
+            kernel_size=kernel_size,
+        )
+        self.heads = heads
+
+    def extra_repr(self) -> str:
+        """The contract and the size."""
+        return f"{super().extra_repr()}, heads={self.heads}"
