@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from converters import Structure, StructureMismatch, to_graphs, trace
-from graphnets import FlatMLP, NeuronGNN, StatNN, WeightNet
+from graphnets import FlatMLP, NeuronGNN, NeuronTransformer, StatNN, WeightNet
 from graphnets.layered import Layered
 from graphnets.testing import assert_independent, assert_invariant, in_double
 
@@ -27,6 +27,8 @@ GRAPH_MODELS: dict[str, Build] = {
     "gnn_forward_sum": lambda s: NeuronGNN(
         s, 3, channels=8, backward=False, aggr="sum", hidden_channels=5, gates=2, encodings=["position"]
     ),
+    "transformer": lambda s: NeuronTransformer(s, 3, channels=16, edge_channels=2, update_edges=True),
+    "transformer_parallel": lambda s: NeuronTransformer(s, 3, channels=8, order="parallel", rounds=2, heads=2),
     "weightnet_mean": lambda s: WeightNet(s, 3, channels=8),
     "weightnet_cls": lambda s: WeightNet(s, 3, channels=8, pooling="cls", pre_norm=True, intra_blocks=2),
     "weightnet_moments": lambda s: WeightNet(s, 3, channels=8, pooling="moments", gates=2),
