@@ -33,9 +33,11 @@ GRAPH_MODELS: dict[str, Build] = {
     "weightnet_cls": lambda s: WeightNet(s, 3, channels=8, pooling="cls", pre_norm=True, intra_blocks=2),
     "weightnet_moments": lambda s: WeightNet(s, 3, channels=8, pooling="moments", gates=2),
     "weightnet_max": lambda s: WeightNet(s, 3, channels=8, pooling="max", encodings=[], cross_blocks=2),
+    "weightnet_sorted": lambda s: WeightNet(s, 3, channels=8, tokens="sorted"),
 }
 MODELS: dict[str, Build] = {
     **GRAPH_MODELS,
+    "weightnet_paper": lambda s: WeightNet(s, 3, channels=8, tokens="paper"),
     "stat_mlp": lambda s: StatNN(s, 3, head="mlp"),
     "flat": lambda s: FlatMLP(s, 3),
 }
