@@ -281,7 +281,10 @@ def block_view(stacked: Tensor, block: Block) -> Tensor:
     for axis, position in sorted(block.index, reverse=True):
         stacked = stacked.select(axis + 1, position)
     kept = [axis - sum(outer < axis for outer, _ in block.index) for axis in block.axes]
-    return stacked.permute(0, *(axis + 1 for axis in kept)).reshape(stacked.shape[0], *block.shape, -1)
+    grid = stacked.permute(0, *(axis + 1 for axis in kept))
+    if block.groups > 1 and kept[0] > kept[1]:  # a transposed convolution: its columns are split into groups
+        grid = grid.unflatten(2, (block.groups, -1)).movedim(2, 1)
+    return grid.reshape(stacked.shape[0], *block.shape, -1)
 
 
 class NeuronGraphs(Batch):  # type: ignore[misc]

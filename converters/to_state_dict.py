@@ -113,6 +113,8 @@ def _unblock(parameter: Parameter, block: Block, values: Tensor) -> Tensor:
     permuted = [parameter.shape[axis] for axis in block.axes]
     kept = [axis - sum(outer < axis for outer, _ in block.index) for axis in block.axes]
     back = torch.argsort(torch.tensor(kept)).tolist()
+    if block.groups > 1 and kept[0] > kept[1]:
+        values = values.reshape(values.shape[0], *block.shape, -1).movedim(1, 2)
     return values.reshape(-1, *permuted).permute(0, *(axis + 1 for axis in back)).contiguous()
 
 

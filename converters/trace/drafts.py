@@ -170,7 +170,8 @@ class Draft:
                 continue
             shape = self.context.recording.shapes[self.index_of[name]]
             rest = tuple(a for a in range(len(shape)) if a not in axes)
-            if shape[axes[0]] != rows or shape[axes[1]] * groups != cols or (groups > 1 and axes != (0, 1)):
+            sizes = [shape[axis] * (groups if axis == 1 else 1) for axis in axes]  # axis 1 lists one group
+            if sizes != [rows, cols] or (groups > 1 and sorted(axes) != [0, 1]):
                 continue
             kernel = tuple(shape[a] for a in rest)
             if len(kernel) > 3:

@@ -106,10 +106,10 @@ class LayerBuilder(Draft):
         labels = self.context.labels[weight]
         to, back = (1, 0) if transposed else (0, 1)
         ends = labels.bundle_at(to), labels.bundle_at(back)
-        if ends[0] is None or ends[1] is None or (transposed and groups > 1):
+        if ends[0] is None or ends[1] is None:
             self._generic(op, [x], out)
             return
-        target_ids = ends[0].ids
+        target_ids = self._outputs(out) if transposed and groups > 1 else ends[0].ids
         source_ids = ends[1].ids if groups == 1 else self._channels(x, target_ids, groups)
         source = self.source_of(x, source_ids, 1)
         kind = "transposed_convolution" if transposed else "convolution"
@@ -123,9 +123,13 @@ class LayerBuilder(Draft):
             self.layers[target].attributes["signature"] = signature(op.args[7])
         self._carry(x, target)
         edge_type = "depthwise" if groups > 1 and groups == len(target_ids) else kind
-        self.weight_block(source, target, weight, (target_ids, ends[1].ids), edge_type, groups)
+        self.weight_block(source, target, weight, (ends[0].ids, ends[1].ids), edge_type, groups)
         if op.args[2] is not None:
             self.node_parameter(target, "bias", op.args[2].index)
+
+    def _outputs(self, out: int) -> Ids:
+        bundle = self.context.labels[out].bundle_at(1)
+        return np.full(self.context.shape(out)[1], -1, np.int64) if bundle is None else bundle.ids
 
     def _channels(self, x: int, target_ids: Ids, groups: int) -> Ids:
         bundle = self.context.labels[x].bundle_at(1)

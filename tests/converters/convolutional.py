@@ -56,6 +56,12 @@ def in_place(net: Net, x: Tensor) -> Tensor:
     return net.last(h.mean((2, 3)))
 
 
+def ghost(net: Net, x: Tensor) -> Tensor:
+    """GhostNet's module: channels joined with a cheap function of themselves."""
+    h = F.relu(net.a(x))
+    return net.last(torch.cat([h, net.b(h)], 1).mean((2, 3)))
+
+
 def two_norms(net: Net, x: Tensor) -> Tensor:
     h = net.stem(x)
     h = h + net.a(net.norm_a(h))
@@ -281,7 +287,28 @@ GROUPED = [
     sequential(
         "transposed_grouped",
         lambda: [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, groups=2), *head(6)],
-        None,
+        (2, Nested(8, 2), Nested(6, 2)),
+    ),
+    sequential(
+        "transposed_depthwise",
+        lambda: [nn.Conv2d(1, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2, groups=6), nn.Conv2d(6, 5, 1), *head(5)],
+        (5, 6),
+    ),
+    sequential(
+        "transposed_multiplied",
+        lambda: [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 8, 2, groups=4), nn.ReLU(), *head(8)],
+        (4, Nested(8, 4)),
+    ),
+    sequential(
+        "transposed_gathered",
+        lambda: [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, groups=4), nn.ReLU(), *head(4)],
+        (4, Nested(8, 4), Nested(4, 4)),
+    ),
+    Network(
+        "ghost",
+        lambda: Net(ghost, a=nn.Conv2d(1, 6, 3), b=nn.Conv2d(6, 6, 3, padding=1, groups=6), last=nn.Linear(12, 2)),
+        image(5),
+        (6,),
     ),
     sequential("pixel_shuffle", lambda: [nn.Conv2d(1, 8, 3), nn.PixelShuffle(2), nn.Conv2d(2, 5, 1), *head(5)], None),
     sequential(

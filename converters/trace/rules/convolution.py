@@ -21,7 +21,8 @@ def convolution(context: Context) -> list[Labels]:
         context.of(weight), range(2, rank), "kernel", "its kernel positions are not interchangeable"
     )
     if groups > 1:
-        kernel = context.project(kernel, [1], "kernel", "it lists the inputs of one group")
+        listed = "outputs" if transposed else "inputs"
+        kernel = context.project(kernel, [1], "kernel", f"it lists the {listed} of one group")
     channels, shape = context.shape(x)[1], context.out_shape
     if groups == 1:
         names = {0: "c", 1: "o"} if transposed else {0: "o", 1: "c"}
@@ -32,11 +33,8 @@ def convolution(context: Context) -> list[Labels]:
         sizes = {"n": shape[0], "o": channels}
         operands = [Operand(image, {0: "n", 1: "o"}, x.index), Operand(kernel, {0: "o"}, weight.index)]
         out = context.combine(operands, ["n", "o"], sizes)
-    elif transposed:
-        context.unsupported(f"a transposed convolution with {groups} groups has no rule", [image, kernel])
-        out = Labels((), frozenset(), "", (shape[0], shape[1]))
     else:
-        out = _grouped(context, image, kernel, groups)
+        out = _grouped(context, image, kernel, groups, transposed)
     bias = context.op.args[2]
     if bias is not None:
         operands = [Operand(out, {0: "n", 1: "o"}), Operand(context.of(bias), {0: "o"}, bias.index)]
@@ -44,23 +42,32 @@ def convolution(context: Context) -> list[Labels]:
     return [Labels(out.bundles, frozenset(), "", shape)]
 
 
-def _grouped(context: Context, image: Labels, kernel: Labels, groups: int) -> Labels:
-    """Groups of channels: inputs and outputs belong to the cell of their group; cells move as wholes."""
+def _grouped(context: Context, image: Labels, kernel: Labels, groups: int, transposed: bool) -> Labels:
+    """Groups of channels: inputs and outputs belong to the cell of their group; cells move as wholes.
+
+    The rows of the weight are the outputs (of a transposed convolution: the inputs); what its second axis lists, the
+    other channels of a row's group, is told to the context.
+    """
     x, weight = context.tensors()[:2]
     n, out_channels = context.out_shape[:2]
     context.labels[x.index], saved = image, context.labels[x.index]
     inputs = context.along(x, 1)
     context.labels[x.index] = saved
     own = kernel.bundle_at(0)
-    outputs = own.ids if own is not None and own.axes == (0,) else context.solver.fresh(out_channels)
+    rows = own.ids if own is not None and own.axes == (0,) else context.solver.fresh(context.shape(weight)[0])
     if own is not None and own.axes != (0,):
         context.unsupported("the weight of a grouped convolution is computed from other neurons", [image, kernel])
-        context.freeze_ids(outputs, "the weight of a grouped convolution is computed from other neurons")
-    width = len(inputs) // groups
+        context.freeze_ids(rows, "the weight of a grouped convolution is computed from other neurons")
+    outputs = rows
+    if transposed:
+        context.solver.union(inputs, rows)
+        outputs = context.solver.fresh(out_channels)
+    width, listed = len(inputs) // groups, outputs if transposed else inputs
     cells = inputs if width == 1 else context.solver.fresh(groups)
     if width > 1:
         context.solver.member(inputs.reshape(groups, -1), cells[:, None])
-        context.grouped[weight.index] = inputs
+    if len(listed) > groups:
+        context.grouped[weight.index] = listed
     context.solver.member(outputs.reshape(groups, -1), cells[:, None])
     return Labels((Bundle((1,), outputs),), frozenset(), "", (n, out_channels))
 
