@@ -15,6 +15,8 @@ __all__ = ["BoostedTrees"]
 class BoostedTrees(nn.Module):
     """One boosted ensemble per target. The grown trees are buffers, so a ``state_dict`` holds them without pickles.
 
+    NaN is an absent feature; every node of a tree knows which way networks without its feature go.
+
     Args:
         targets: number of ensembles.
         trees, learning_rate, leaves, min_leaf, l2, seed: see scikit-learn's ``HistGradientBoostingRegressor``.
@@ -27,11 +29,12 @@ class BoostedTrees(nn.Module):
     threshold: Tensor
     left: Tensor
     right: Tensor
+    absent_left: Tensor
     value: Tensor
     base: Tensor
     depth: Tensor
 
-    INTEGERS = ("feature", "left", "right", "depth")
+    INTEGERS = ("feature", "left", "right", "absent_left", "depth")
     FLOATS = ("threshold", "value", "base")
 
     def __init__(
@@ -84,6 +87,7 @@ class BoostedTrees(nn.Module):
         self.feature = torch.where(leaf, 0, table(lambda tree: tree["feature_idx"]).long()).to(device)
         self.threshold = table(lambda tree: tree["num_threshold"]).to(device)
         self.left, self.right = child("left").to(device), child("right").to(device)
+        self.absent_left = table(lambda tree: tree["missing_go_to_left"]).long().to(device)
         self.value = table(lambda tree: tree["value"]).to(device)
         depth = int(table(lambda tree: tree["depth"]).max())
         self.depth = torch.full((len(trees), 1, 1), depth, device=device)
@@ -104,7 +108,8 @@ class BoostedTrees(nn.Module):
         rows = torch.arange(count, device=features.device)
         for _ in range(int(self.depth[0, 0, 0])):
             value = features[rows, self.feature.gather(2, node)]
-            goes_left = value <= self.threshold.gather(2, node)
+            absent_left = self.absent_left.gather(2, node) > 0
+            goes_left = (value <= self.threshold.gather(2, node)) | (value.isnan() & absent_left)
             node = torch.where(goes_left, self.left.gather(2, node), self.right.gather(2, node))
         total: Tensor = self.value.gather(2, node).sum(1) + self.base[:, 0]
         return total.T

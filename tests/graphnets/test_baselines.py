@@ -12,6 +12,7 @@ from converters import to_graph, to_graphs, trace
 from graphnets import FlatMLP, StatNN
 from graphnets.baselines import tensor_statistics
 from graphnets.baselines.boosting import BoostedTrees
+from graphnets.baselines.parameters import read_tensors
 from graphnets.testing import permuted
 
 from .networks import random_weights, stack, structures
@@ -55,6 +56,24 @@ def test_boosting_equals_scikit_learn_and_survives_its_state_dict() -> None:
     assert torch.equal(other(new), trees(new))
 
 
+def test_boosted_trees_send_absent_features_where_scikit_learn_sends_them() -> None:
+    features, targets = torch.randn(400, 4, dtype=torch.float64), torch.randn(400, 1, dtype=torch.float64)
+    features[torch.rand(400, 4) < 0.3] = torch.nan
+    features[:, 3] = torch.randn(400)  # never absent while fitting
+    targets[:, 0] += 3.0 * features[:, 0].isnan() + features[:, 1].nan_to_num(-2.0) + features[:, 3]
+    trees = BoostedTrees(1, trees=30, learning_rate=0.1, leaves=8, min_leaf=5, l2=0.5, seed=3)
+    trees.fit(features, targets)
+    new = torch.randn(300, 4, dtype=torch.float64)
+    new[torch.rand(300, 4) < 0.4] = torch.nan
+    own = HistGradientBoostingRegressor(**trees.options).fit(features.numpy(), targets[:, 0].numpy())
+    np.testing.assert_allclose(trees(new)[:, 0].numpy(), own.predict(new.numpy()), rtol=1e-10, atol=1e-12)
+    present = new.nan_to_num(-1e9)
+    assert not torch.allclose(trees(new), trees(present))
+    other = BoostedTrees(1, trees=1, learning_rate=0.1, leaves=2, min_leaf=1, l2=0.0, seed=0)
+    other.load_state_dict(trees.state_dict())
+    assert torch.equal(other(new), trees(new))
+
+
 def test_boosted_statistics_are_invariant_and_learn(seeded: torch.Generator) -> None:
     structure = structures()["cnn"]
     weights = random_weights(structure, 200)
@@ -85,7 +104,7 @@ def test_the_flat_perceptron_standardises_each_tensor_as_a_whole() -> None:
     batch = stack(structure, 30)
     model = FlatMLP(None, 1)
     model.fit_statistics([batch])
-    tensors = model.read(batch)
+    tensors = read_tensors(batch)[0].tensors
     values = model.double().standardise(tensors).split([t.shape[1] for t in tensors], dim=1)
     for part in values:
         assert abs(float(part.mean())) < 1e-5

@@ -39,7 +39,9 @@ MODELS: dict[str, Build] = {
     **GRAPH_MODELS,
     "weightnet_paper": lambda s: WeightNet(s, 3, channels=8, tokens="paper"),
     "stat_mlp": lambda s: StatNN(s, 3, head="mlp"),
+    "stat_mlp_known": lambda s: StatNN(s, 3, head="mlp", activations=True),
     "flat": lambda s: FlatMLP(s, 3),
+    "flat_aug": lambda s: FlatMLP(s, 3, augment=True),
 }
 
 

@@ -1,0 +1,104 @@
+"""Standardisation of what the baselines read: parameters tensor by tensor, and statistics column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LIMIT", "ScaleColumns", "Standardise"]
+
+LIMIT = 10.0
+"""Standardised values are clipped to so many deviations."""
+
+
+class Standardise(nn.Module):
+    """One mean and one deviation per sort of tensor, clipped to 10 deviations; the results side by side.
+
+    Args:
+        sorts: how many sorts there are: one per tensor of a layout, or fewer that several tensors share.
+
+    Shapes:
+        - tensors: ``[B, numbers of one parameter]`` each; result: ``[B, numbers]``
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, sorts: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(sorts))
+        self.register_buffer("deviation", torch.ones(sorts))
+
+    def extra_repr(self) -> str:
+        """The size."""
+        return f"{len(self.mean)} sorts of tensors"
+
+    def fit(self, sums: Tensor) -> None:
+        """Take mean and deviation from sum, sum of squares and count of every sort, ``[sorts, 3]`` float64."""
+        total, square, count = sums.unbind(1)
+        mean = total / count
+        self.mean.copy_(mean)
+        self.deviation.copy_((square / count - mean.square()).clamp_min(1e-12).sqrt())
+
+    def forward(self, tensors: Sequence[Tensor], sorts: Sequence[int] | None = None) -> Tensor:
+        """``sorts`` says which sort each tensor is; None: each its own, in order."""
+        mean, deviation = (self.mean, self.deviation)
+        if sorts is not None:
+            index = torch.tensor(sorts, device=mean.device)
+            mean, deviation = mean[index], deviation[index]
+        scaled = [(t - m) / d for t, m, d in zip(tensors, mean, deviation, strict=True)]
+        return torch.cat(scaled, 1).clamp(-LIMIT, LIMIT)
+
+
+class ScaleColumns(nn.Module):
+    """Standardises features column by column and clips them to 10 deviations.
+
+    Args:
+        width: number of columns.
+        firm: of the first ``firm`` columns every difference counts; of the later ones, those that do not vary among
+            the networks of `fit` have no say (deviation infinity), so that what was never seen moves no prediction.
+        gaps: NaN means absent and becomes 0; else NaN stays NaN.
+
+    Shapes:
+        - features: ``[B, width]``; result: ``[B, width]``
+
+    >>> scale = ScaleColumns(2, firm=0, gaps=True)
+    >>> scale.fit(torch.tensor([[1.0, 7.0], [3.0, 7.0], [torch.nan, 7.0]]))
+    >>> scale(torch.tensor([[4.0, 8.0], [torch.nan, 7.0]]))
+    tensor([[2., 0.],
+            [0., 0.]])
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int, firm: int, gaps: bool) -> None:
+        super().__init__()
+        self.firm, self.gaps = firm, gaps
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def extra_repr(self) -> str:
+        """The size."""
+        return f"{len(self.mean)} columns"
+
+    def fit(self, features: Tensor) -> None:
+        """Take mean and deviation of every column from the networks that have it, ``[N, width]``."""
+        present = ~features.isnan()
+        if not self.gaps or bool(present.all()):
+            mean, deviation = features.mean(0), features.std(0, unbiased=False)
+        else:
+            count = present.sum(0).clamp_min(1)
+            mean = features.where(present, 0).sum(0) / count
+            deviation = ((features - mean).where(present, 0).square().sum(0) / count).sqrt()
+        constant = deviation < 1e-6
+        constant[: self.firm] = False
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation.clamp_min(1e-6).masked_fill(constant, torch.inf))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardise."""
+        scaled = ((features - self.mean) / self.deviation).clamp(-LIMIT, LIMIT)
+        return scaled.masked_fill(features.isnan(), 0) if self.gaps else scaled
