@@ -16,7 +16,7 @@ from experiments.zoo.nets import architecture_faults
 
 __all__ = ["EXECUTOR_NAMES", "GENERATOR_VERSION", "INITIALISATIONS", "OPTIMISERS", "RANGE_KEYS", "ZooConfig"]
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised when a change of the code changes the networks, so that cached zoos are not taken for new ones."""
 
 OPTIMISERS = ("sgd", "momentum", "adam")
