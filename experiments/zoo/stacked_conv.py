@@ -27,7 +27,7 @@ class StackedConv(NetworkStack):
     and every convolution is one grouped convolution. Of the ways to do it on one processor thread this was the
     fastest for 8 to 16 channels (im2col with batched matrix products takes 2 to 4 times as long). Batch
     normalisation works on each channel anyway, so one call normalises all networks. Networks side by side have
-    the same activation: their channels are then one block of memory, which elementwise kernels need to be fast; the first layer sees one input where all measure the same images.
+    the same activation: their channels are then one block of memory, which elementwise kernels need to be fast.
 
     Kernels round otherwise in another width, and which networks stand side by side depends on the stack. So a
     stack always gives the same networks, bit for bit, but a part of it gives them up to rounding alone
