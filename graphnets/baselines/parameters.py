@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from converters import Structure, StructureMismatch, weight_space
 from converters.layout import same_layout
-from graphnets.baselines.probing import by_structure
+from converters.to_state_dict import read_features
 from graphnets.layered import Networks, networks_of, structures_of
 
 __all__ = ["ParameterModel", "Reading", "in_order", "parameter_names", "read_tensors"]
@@ -37,17 +38,43 @@ def parameter_names(structure: Structure) -> list[str]:
 
 
 def read_tensors(batch: Networks) -> list[Reading]:
-    """All networks of a batch: one reading if they share a layout, else one for each structure."""
+    """All networks of a batch, those of one layout together."""
     everyone = structures_of(batch)
     first = everyone[0]
-    if all(same_layout(first, other) for other in {id(s): s for s in everyone}.values()):
+    if all(_alike(first, other) for other in {id(s): s for s in everyone}.values()):
         features = weight_space(batch, first)
         places = torch.arange(len(everyone), device=batch.x.device)
         return [Reading(first, places, [features[name].flatten(1) for name in parameter_names(first)])]
+    members: dict[Structure, list[int]] = {}
+    for place, structure in enumerate(everyone):
+        own = next((known for known in members if _alike(known, structure)), structure)
+        members.setdefault(own, []).append(place)
+    nodes = torch.tensor([structure.num_nodes for structure in everyone]).cumsum(0)
+    edges = torch.tensor([structure.num_edges for structure in everyone]).cumsum(0)
     return [
-        Reading(structure, places, [weights[name].reshape(len(places), -1) for name in parameter_names(structure)])
-        for structure, places, weights in by_structure(batch)
+        _read(
+            batch, structure, torch.tensor(each), nodes[each] - structure.num_nodes, edges[each] - structure.num_edges
+        )
+        for structure, each in members.items()
     ]
+
+
+def _read(batch: Networks, structure: Structure, places: Tensor, nodes: Tensor, edges: Tensor) -> Reading:
+    """Networks of one layout, whose first nodes and edges are at ``nodes`` and ``edges``, ``[n]`` each."""
+    device = batch.x.device
+    x = batch.x[(nodes.unsqueeze(1) + torch.arange(structure.num_nodes)).to(device)]
+    edge_attr = batch.edge_attr[(edges.unsqueeze(1) + torch.arange(structure.num_edges)).to(device)]
+    weights = read_features(x, edge_attr, structure, batch.kernel_size[0])
+    names = parameter_names(structure)
+    for name in names:
+        if name not in weights:
+            weights[name] = torch.stack([batch.extras[place].tensors[name] for place in places.tolist()])
+    return Reading(structure, places.to(device), [weights[name].reshape(len(places), -1) for name in names])
+
+
+@lru_cache(maxsize=4096)
+def _alike(a: Structure, b: Structure) -> bool:
+    return same_layout(a, b)
 
 
 def in_order(rows: Sequence[Tensor], readings: Sequence[Reading]) -> Tensor:
@@ -118,7 +145,7 @@ class ParameterModel(nn.Module):
             yield batch
         if seen and not self.is_built:
             first, *others = seen
-            alike = all(same_layout(first, other) for other in others)
+            alike = all(_alike(first, other) for other in others)
             self.adopt(first if alike else max(self.extent(structure) for structure in seen))
             self.to(device)
 
@@ -130,7 +157,7 @@ class ParameterModel(nn.Module):
         """
         if self.structure is not None:
             for other in {id(s): s for s in structures_of(batch)}.values():
-                if not same_layout(self.structure, other):
+                if not _alike(self.structure, other):
                     raise StructureMismatch(
                         f"{type(self).__name__} was built for {self.structure!r} and cannot read {other!r}; make it "
                         "with structure=None and call fit_statistics on networks of several layouts to read any"

@@ -18,6 +18,7 @@ from converters import (
     permute,
     sample_permutation,
     to_graph,
+    to_state_dict,
     trace,
 )
 from graphnets import FlatMLP
@@ -184,6 +185,20 @@ def test_numbers_without_an_axis_are_read_alone_and_among_other_architectures() 
         assert torch.equal(
             torch.cat(row, 1)[0], torch.cat([state[name].flatten() for name in parameter_names(structure)])
         )
+
+
+def test_a_mixed_batch_is_read_layout_by_layout() -> None:
+    batch = mixture()
+    readings = read_tensors(batch)
+    assert [reading.places.tolist() for reading in readings] == [[0, 1, 2, 3], [4, 5], [6, 7], [8, 9]]
+    for structure, places, tensors in readings:
+        for n, place in enumerate(places.tolist()):
+            state = to_state_dict(batch[place])
+            for name, tensor in zip(parameter_names(structure), tensors, strict=True):
+                assert torch.equal(tensor[n], state[name].flatten())
+    leaf = batch.edge_attr.requires_grad_()
+    total = sum(tensor.sum() for reading in read_tensors(batch) for tensor in reading.tensors)
+    assert bool(torch.autograd.grad(total, leaf)[0].any())
 
 
 def test_augmentation_of_mixed_networks_moves_numbers_within_each_network() -> None:
