@@ -21,7 +21,7 @@ from converters import (
     weight_space,
 )
 from graphnets.baselines import FlatMLP, Prober, StatNN
-from graphnets.message_passing import NeuronAttention, NeuronGNN, NeuronMessagePassing, NeuronTransformer
+from graphnets.message_passing import NeuronAttention, NeuronGNN, NeuronMessagePassing, NeuronSweep, NeuronTransformer
 from graphnets.weightnet import CrossLayerAttention, IntraLayerAttention, WeightNet
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "NeuronGraph",
     "NeuronGraphs",
     "NeuronMessagePassing",
+    "NeuronSweep",
     "NeuronTransformer",
     "Prober",
     "StatNN",

@@ -4,12 +4,14 @@ from graphnets.message_passing.attention import NeuronAttention
 from graphnets.message_passing.layer import NeuronMessagePassing
 from graphnets.message_passing.model import NeuronGNN
 from graphnets.message_passing.readout import OutputReadout, PooledReadout
+from graphnets.message_passing.sweep import NeuronSweep
 from graphnets.message_passing.transformer import NeuronTransformer
 
 __all__ = [
     "NeuronAttention",
     "NeuronGNN",
     "NeuronMessagePassing",
+    "NeuronSweep",
     "NeuronTransformer",
     "OutputReadout",
     "PooledReadout",
