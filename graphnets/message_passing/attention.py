@@ -14,6 +14,7 @@ from graphnets.message_passing.kernels import (
     attention_scores,
     edge_sum,
     edge_top,
+    gated_sum,
     head_edge_sum,
     head_sum,
     joint_scores,
@@ -34,24 +35,28 @@ class NeuronAttention(PassingLayer):
         a_{ij} = \operatorname{softmax}_{j \to i}\ q_{ij} \cdot k_{ij} / \sqrt{c} \\
         m_i &= \sum_{j \to i} a_{ij}\, (g\, V x_j + U e_{ij})
              + \frac{\sum_{j \to i} a_{ij}\, (G \cdot e_{ij})\, V x_j}{\sqrt{\sum_{j \to i} a_{ij}^2}} \\
-        x'_i &= \mathrm{LN}(x_i + \mathrm{MLP}[x_i, m_i]) \\
+        s_i &= \tfrac{1}{\sqrt{d_i}} \sum_{j \to i} \sum_r (w_r \cdot e_{ij})\, V_r x_j \\
+        x'_i &= \mathrm{LN}(x_i + \mathrm{MLP}[x_i, m_i, s_i]) \\
         e'_{ij} &= \mathrm{LN}(e_{ij} + U_2\, \mathrm{relu}(U_1 [x'_j, x'_i, e_{ij}] + c_1) + c_2)
 
     with :math:`m_i` of all heads side by side. The softmax runs over all edges that arrive at a neuron, whichever
     layers they come from, and over nothing else: a weight of zero is an edge like any other, and there is no padding.
     A neuron that no edge reaches keeps its state.
 
-    Deviations from the papers: the gate on values is one number per head, so that the sum over edges is a matrix
-    product; and its part that is linear in the edge features is divided by the root of :math:`\sum_j a_{ij}^2`
-    instead of being a mean. Weights have signs, and the mean of :math:`d` of them shrinks as :math:`1/\sqrt{d}`; this
-    way independent signed terms add up to the same size for every in-degree and every attention. With equal attention
-    it is the gated message :math:`\tfrac{1}{\sqrt{d}} \sum_j (G \cdot e_{ij}) V x_j` of `NeuronMessagePassing`.
+    Deviations from the papers:
+
+    - The gate on values is one number per head, so that the sum over edges is a matrix product.
+    - Its part that is linear in the edge features is divided by the root of :math:`\sum_j a_{ij}^2` instead of being a
+      mean. Weights have signs, and the mean of :math:`d` of them shrinks as :math:`1/\sqrt{d}`; this way independent
+      signed terms add up to the same size for every in-degree and every attention.
+    - :math:`s` hears all sources alike, as a neuron does: the gated message of `NeuronMessagePassing`.
 
     Args:
         node_channels, edge_channels: feature channels of nodes and edges.
         heads: of the attention.
         update_edges: whether edges get new features; otherwise they are handed back as they came.
         dropout: inside the node update.
+        gates: number of gates r; 0 leaves :math:`s` out.
 
     Shapes:
         - x: ``[N, node_channels]``, edge_index: ``[2, E]`` (source, target), edge_attr: ``[E, edge_channels]``
@@ -73,11 +78,12 @@ class NeuronAttention(PassingLayer):
         heads: int = 4,
         update_edges: bool = True,
         dropout: float = 0.0,
+        gates: int = 1,
     ) -> None:
         if heads < 1 or node_channels % heads:
             raise ValueError(f"heads={heads} does not divide node_channels={node_channels}; choose a divisor")
         super().__init__(node_channels, edge_channels, update_edges)
-        self.heads, self.head_channels = heads, node_channels // heads
+        self.heads, self.head_channels, self.gates = heads, node_channels // heads, gates
         self.query = nn.Linear(node_channels, node_channels)
         self.key = nn.Linear(node_channels, node_channels, bias=False)
         self.edge_query = nn.Linear(edge_channels, node_channels, bias=False)
@@ -85,10 +91,17 @@ class NeuronAttention(PassingLayer):
         self.value = nn.Linear(node_channels, node_channels, bias=False)
         self.edge_value = nn.Linear(edge_channels, node_channels, bias=False)
         self.gate = nn.Linear(edge_channels, heads)
-        nn.init.eye_(self.gate.weight)
+        nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
+        with torch.no_grad():  # at first, heads read the first two edge channels in turn
+            for channel in range(min(2, edge_channels)):
+                self.gate.weight[channel::2, channel] = 1
+        if gates:
+            self.signed_gate = nn.Linear(edge_channels, gates, bias=False)
+            nn.init.eye_(self.signed_gate.weight)
+            self.signed_value = nn.Linear(node_channels, gates * node_channels, bias=False)
         self.update = nn.Sequential(
-            nn.Linear(2 * node_channels, 2 * node_channels),
+            nn.Linear((3 if gates else 2) * node_channels, 2 * node_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Linear(2 * node_channels, node_channels),
@@ -100,7 +113,7 @@ class NeuronAttention(PassingLayer):
         """The contract in one line."""
         return (
             f"nodes={self.node_channels}, edges={self.edge_channels}, heads={self.heads}, "
-            f"update_edges={self.update_edges}"
+            f"update_edges={self.update_edges}, gates={self.gates}"
         )
 
     def step(
@@ -109,8 +122,14 @@ class NeuronAttention(PassingLayer):
         """New states of one layer; see `PassingLayer.step`."""
         if not heard:
             return x
-        update = self.update(torch.cat([x, self.attend(x, heard, reverse)], -1))
-        out: Tensor = self.node_norm(x + update)
+        inputs = [x, self.attend(x, heard, reverse)]
+        if self.gates:
+            signed = torch.zeros_like(x)
+            for bundle, origin, edge in heard:
+                value = self.signed_value(origin).unflatten(-1, (self.gates, -1))
+                signed = signed + gated_sum(value, self.signed_gate(edge), x.shape[1], bundle, reverse)
+            inputs.append(signed / degree.clamp_min(1).to(x.dtype).sqrt())
+        out: Tensor = self.node_norm(x + self.update(torch.cat(inputs, -1)))
         hears = degree > 0
         return out if bool(hears.all()) else torch.where(hears, out, x)
 

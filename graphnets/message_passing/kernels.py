@@ -229,8 +229,12 @@ def reference_attention(
         attention = score[here].softmax(0).unsqueeze(-1)
         mean = (attention * plain[here]).sum(0)
         signed = (attention * gate[here].unsqueeze(-1) * value[here]).sum(0) / attention.square().sum(0).sqrt()
-        heard = (mean + signed).flatten()
-        new.append(layer.node_norm(x[node] + layer.update(torch.cat([x[node], heard]))))
+        heard = [x[node], (mean + signed).flatten()]
+        if layer.gates:
+            values = layer.signed_value(x[source[here]]).unflatten(-1, (layer.gates, -1))
+            gated = layer.signed_gate(edge_attr[here]).unsqueeze(-1) * values
+            heard.append(gated.sum((0, 1)) / int(here.sum()) ** 0.5)
+        new.append(layer.node_norm(x[node] + layer.update(torch.cat(heard))))
     x = torch.stack(new)
     if layer.update_edges:
         weight = torch.cat([layer.edge_source.weight, layer.edge_target.weight, layer.edge_edge.weight], 1)

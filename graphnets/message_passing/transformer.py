@@ -16,7 +16,7 @@ class NeuronTransformer(NeuronNetwork):
     """Predicts properties of networks by attention along their weights (Kofinas et al. 2024, arXiv:2403.12143).
 
     `NeuronGNN` with `NeuronAttention` for its layers: each neuron weighs what arrives at it by queries and keys which
-    see the weights, instead of adding it up. Encodings, readouts and head are the same.
+    see the weights, beside adding it up. Encodings, readouts and head are the same.
 
     The prediction is invariant under every true permutation of neurons, and depends on no other network of the batch.
 
@@ -26,6 +26,7 @@ class NeuronTransformer(NeuronNetwork):
         channels: of node states.
         edge_channels: of edge states.
         heads: of the attention.
+        gates: of every layer's linear messages; 0 leaves attention alone.
         update_edges: whether edges get new states.
         rounds: attention layers per direction.
         backward: whether rounds also run against the edges.
@@ -49,6 +50,7 @@ class NeuronTransformer(NeuronNetwork):
         channels: int = 32,
         edge_channels: int = 4,
         heads: int = 4,
+        gates: int = 1,
         update_edges: bool = False,
         rounds: int = 1,
         backward: bool = True,
@@ -64,7 +66,7 @@ class NeuronTransformer(NeuronNetwork):
         super().__init__(
             structure,
             targets,
-            lambda: NeuronAttention(channels, edge_channels, heads, update_edges, dropout),
+            lambda: NeuronAttention(channels, edge_channels, heads, update_edges, dropout, gates),
             channels=channels,
             edge_channels=edge_channels,
             rounds=rounds,
@@ -77,8 +79,8 @@ class NeuronTransformer(NeuronNetwork):
             encodings=encodings,
             kernel_size=kernel_size,
         )
-        self.heads = heads
+        self.heads, self.gates = heads, gates
 
     def extra_repr(self) -> str:
         """The contract and the size."""
-        return f"{super().extra_repr()}, heads={self.heads}"
+        return f"{super().extra_repr()}, heads={self.heads}, gates={self.gates}"

@@ -16,8 +16,8 @@ from .networks import mixture, stack, structures
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "multiplied_out": {"node_channels": 12, "edge_channels": 3, "heads": 2},
-    "one_head": {"node_channels": 6, "edge_channels": 2, "heads": 1, "update_edges": False},
-    "joint": {"node_channels": 8, "edge_channels": 3, "heads": 4},
+    "one_head": {"node_channels": 6, "edge_channels": 2, "heads": 1, "update_edges": False, "gates": 0},
+    "joint": {"node_channels": 8, "edge_channels": 3, "heads": 4, "gates": 2},
     "wide_edges": {"node_channels": 6, "edge_channels": 9, "heads": 3},
 }
 
@@ -202,7 +202,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def test_a_printed_layer_tells_its_contract() -> None:
-    assert "nodes=8, edges=2, heads=4, update_edges=True" in repr(NeuronAttention(8, 2))
+    assert "nodes=8, edges=2, heads=4, update_edges=True, gates=1" in repr(NeuronAttention(8, 2))
 
 
 def test_wrong_heads_are_refused() -> None:

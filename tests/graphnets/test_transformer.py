@@ -98,7 +98,7 @@ def test_a_weight_of_zero_keeps_its_edge() -> None:
 def test_a_printed_model_tells_its_heads() -> None:
     printed = repr(NeuronTransformer(None, 3, channels=16, heads=2))
     assert "any architecture -> 3 targets, channels=16, rounds=1, order=sweep" in printed
-    assert "parameters, heads=2" in printed
+    assert "parameters, heads=2, gates=1" in printed
 
 
 def test_wrong_options_are_refused() -> None:
