@@ -1,9 +1,9 @@
 """How fast message passing is beside PyTorch Geometric: ``python benchmarks/message_passing.py``.
 
-The same layers with the same parameters, forward and backward, on the same batches: ours with its dense blocks, ours
-with indexed edges (as batches of mixed architectures use it), and the textbook layer written for
-``torch_geometric.nn.MessagePassing``. The outputs are compared before anything is timed. Times are CPU times of this
-process on one thread, interleaved, medians.
+`NeuronMessagePassing` and `NeuronAttention` (no gates), each with the same parameters, forward and backward, on the
+same batches: ours with its dense blocks, ours with indexed edges (as batches of mixed architectures use it), and the
+textbook layer written for ``torch_geometric.nn.MessagePassing``. The outputs are compared before anything is timed.
+Times are CPU times of this process on one thread, interleaved, medians.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import scatter, softmax
 
 from converters import NeuronGraphs, to_graphs, trace
-from graphnets import NeuronMessagePassing
+from graphnets import NeuronAttention, NeuronMessagePassing
 from graphnets.layered import Layered
 
 CHANNELS = 32
+EDGE_CHANNELS = {"message passing": 32, "attention": 4, "attention, wide edges": 32}
 
 
-class Textbook(MessagePassing):  # type: ignore[misc]
+class TextbookMessages(MessagePassing):  # type: ignore[misc]
     """`NeuronMessagePassing` as one writes it for PyTorch Geometric, sharing the parameters of ``layer``."""
 
     def __init__(self, layer: NeuronMessagePassing) -> None:
@@ -62,6 +64,47 @@ class Textbook(MessagePassing):  # type: ignore[misc]
         return out
 
 
+class TextbookAttention(MessagePassing):  # type: ignore[misc]
+    """`NeuronAttention` likewise: query, key and value of every edge, as in ``torch_geometric.nn.TransformerConv``."""
+
+    def __init__(self, layer: NeuronAttention) -> None:
+        super().__init__(aggr="sum", node_dim=0)
+        self.layer = layer
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        """New node and edge states."""
+        layer = self.layer
+        query, key, value = layer.query(x), layer.key(x), layer.value(x)
+        heard = self.propagate(edge_index, query=query, key=key, value=value, edge_attr=edge_attr, size=None)
+        new = layer.node_norm(x + layer.update(torch.cat([x, heard.flatten(1)], -1)))
+        reached = torch.bincount(edge_index[1], minlength=len(x)).unsqueeze(1) > 0
+        x = torch.where(reached, new, x)
+        return x, self.edge_updater(edge_index, x=x, edge_attr=edge_attr)
+
+    def message(
+        self,
+        query_i: Tensor,
+        key_j: Tensor,
+        value_j: Tensor,
+        edge_attr: Tensor,
+        index: Tensor,
+        ptr: Tensor | None,
+        size_i: int | None,
+    ) -> Tensor:
+        """The attended values, one ``[heads, channels]`` per edge."""
+        layer = self.layer
+        parts = query_i + layer.edge_query(edge_attr), key_j + layer.edge_key(edge_attr), value_j
+        query, key, value = (part.view(len(part), layer.heads, layer.head_channels) for part in parts)
+        score = (query * key).sum(-1) / layer.head_channels**0.5
+        attention = softmax(score, index, ptr, size_i)
+        squares = scatter(attention.square(), index, dim=0, dim_size=size_i)
+        signed = functional.linear(edge_attr, layer.gate.weight) / squares[index].sqrt()
+        carried = layer.edge_value(edge_attr).view(len(value), layer.heads, layer.head_channels)
+        return attention.unsqueeze(-1) * ((layer.gate.bias + signed).unsqueeze(-1) * value + carried)
+
+    edge_update = TextbookMessages.edge_update
+
+
 def mlp(*widths: int) -> nn.Sequential:
     """A perceptron with ReLU."""
     layers = [(nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(widths)]
@@ -87,13 +130,24 @@ def stack_of(net: nn.Module, example: Tensor, count: int) -> NeuronGraphs:
     return to_graphs(weights, trace(net, example))
 
 
-def variants(batch: NeuronGraphs, layers: nn.ModuleList) -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
+def make_layers(kind: str, count: int) -> tuple[nn.ModuleList, list[MessagePassing]]:
+    """A stack of layers of a kind, and the textbook's with the same parameters."""
+    width = EDGE_CHANNELS[kind]
+    if kind == "message passing":
+        ours = [NeuronMessagePassing(CHANNELS, width) for _ in range(count)]
+        return nn.ModuleList(ours), [TextbookMessages(layer) for layer in ours]
+    heeding = [NeuronAttention(CHANNELS, width, gates=0) for _ in range(count)]
+    return nn.ModuleList(heeding), [TextbookAttention(layer) for layer in heeding]
+
+
+def variants(
+    batch: NeuronGraphs, layers: nn.ModuleList, textbook: list[MessagePassing], edge_channels: int
+) -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:
     """One stack of layers in three forms; each returns node and edge states."""
     view, nodes, edges = Layered(batch), len(batch.x), len(batch.edge_attr)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(nodes, CHANNELS, generator=generator)
-    edge_attr = torch.randn(edges, CHANNELS, generator=generator)
-    textbook = [Textbook(layer) for layer in layers]
+    edge_attr = torch.randn(edges, edge_channels, generator=generator)
 
     def dense() -> tuple[Tensor, Tensor]:
         states: Any = view.split(view.nodes(x))
@@ -139,21 +193,23 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"{options.layers} layers, {CHANNELS} channels, forward and backward, torch {torch.__version__}\n")
-    print("| batch | dense blocks | indexed edges | PyG textbook | PyG / dense | PyG / indexed |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, (net, example, count) in networks().items():
-        batch = stack_of(net, example, count)
-        layers = nn.ModuleList(NeuronMessagePassing(CHANNELS, CHANNELS) for _ in range(options.layers))
-        work = variants(batch, layers)
-        reference = work["PyG"]()
-        for other in (work["dense"](), work["indexed"]()):
-            for ours, theirs in zip(other, reference, strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-        times = measure(work, options.rounds)
-        cells = [f"{1000 * times[key]:.0f} ms" for key in ("dense", "indexed", "PyG")]
-        ratios = [f"{times['PyG'] / times[key]:.1f}" for key in ("dense", "indexed")]
-        print(f"| {count} x {name} | {' | '.join(cells + ratios)} |", flush=True)
+    print(f"{options.layers} layers, {CHANNELS} channels, forward and backward, torch {torch.__version__}")
+    for kind, edge_channels in EDGE_CHANNELS.items():
+        print(f"\n{kind.capitalize()}, {edge_channels} edge channels\n")
+        print("| batch | dense blocks | indexed edges | PyG textbook | PyG / dense | PyG / indexed |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        for name, (net, example, count) in networks().items():
+            batch = stack_of(net, example, count)
+            layers, textbook = make_layers(kind, options.layers)
+            work = variants(batch, layers, textbook, edge_channels)
+            reference = work["PyG"]()
+            for other in (work["dense"](), work["indexed"]()):
+                for ours, theirs in zip(other, reference, strict=True):
+                    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+            times = measure(work, options.rounds)
+            cells = [f"{1000 * times[key]:.0f} ms" for key in ("dense", "indexed", "PyG")]
+            ratios = [f"{times['PyG'] / times[key]:.1f}" for key in ("dense", "indexed")]
+            print(f"| {count} x {name} | {' | '.join(cells + ratios)} |", flush=True)
 
 
 if __name__ == "__main__":
