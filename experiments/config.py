@@ -150,6 +150,7 @@ class Experiment:
     workers: int | None
     threads: int
     progress: bool
+    figures: bool
     record: Path | None
     report: dict[str, Any]
     resolved: dict[str, Any]
@@ -182,7 +183,7 @@ def parse(config: DictConfig) -> Experiment:
     ):
         faults.append(f"seeds: {seeds!r} is not a list of different integers, for instance seeds=[0,1,2]")
     faults += _unknown("tuning.", plain["tuning"], {"trials"})
-    faults += _unknown("execution.", plain["execution"], {"workers", "threads", "progress"})
+    faults += _unknown("execution.", plain["execution"], {"workers", "threads", "progress", "figures"})
     faults += _unknown("bootstrap.", plain["bootstrap"], {"resamples", "level", "seed"})
     faults += _unknown("split.", plain["split"], SPLIT_KEYS)
     if not plain["methods"]:
@@ -206,6 +207,7 @@ def parse(config: DictConfig) -> Experiment:
         workers=plain["execution"]["workers"],
         threads=plain["execution"]["threads"],
         progress=plain["execution"]["progress"],
+        figures=plain["execution"]["figures"],
         record=Path(plain["record"]) if plain.get("record") else None,
         report=plain.get("report") or {},
         resolved=plain,

@@ -25,13 +25,16 @@ import converters
 import experiments
 import graphnets
 from experiments.config import Method
+from experiments.evaluation import figures
+from experiments.evaluation.attention import attention_figure
 from experiments.files import atomic_path, read_json, write_json
-from experiments.predictor import predict
+from experiments.predictor import Predictor, predict
 from experiments.results import JobResult
 from experiments.tasks import Task
 from experiments.training import Learner, train_members
 from experiments.zoo import Zoo, load_zoo, unseen
 from experiments.zoo.splits import split_runs
+from graphnets import WeightNet
 
 __all__ = ["Job", "Listener", "Networks", "run_job", "run_jobs", "source_fingerprint"]
 
@@ -69,6 +72,7 @@ class Job:
     networks: Networks
     folder: Path
     threads: int
+    figures: bool = True
 
     @property
     def name(self) -> str:
@@ -147,6 +151,8 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
         truth=truth.numpy(),
     )
     _store(job, result)
+    if job.figures:
+        draw_attention(predictor=model, task=task, folder=job.folder)
     return result
 
 
@@ -161,6 +167,21 @@ def _store(job: Job, result: JobResult) -> None:
         pd.DataFrame(columns).to_csv(temporary, index=False)
     plain = {key: value for key, value in vars(result).items() if key not in ("prediction", "truth")}
     write_json(job.folder / "result.json", {"fingerprint": job.fingerprint, **plain})
+
+
+def draw_attention(predictor: Predictor, task: Task, folder: Path) -> None:
+    """A figure of what WeightNet attends to in the first test network; nothing for other models."""
+    if not isinstance(predictor.first, WeightNet):
+        return
+    networks, _ = next(iter(task.loader("test", 1)))
+    with torch.no_grad():
+        maps = predictor.first.attention_maps(networks)
+    layers = networks.structure[0].layers
+    panels = [(f"layer {n}: {layers[n].kind}", found.mean(0)) for n, found in maps.intra[-1][0].items()]
+    panels.append(("layers", maps.cross[-1][0].mean(0)))
+    shown = [(name, attention.double().numpy()) for name, attention in panels]
+    title = "Attention in WeightNet's last blocks, mean over heads (1: uniform)"
+    figures.save(attention_figure(shown, title), folder / "attention")
 
 
 @lru_cache(maxsize=1)

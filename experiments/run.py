@@ -76,6 +76,7 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
             networks.for_seed(seed),
             folder / "methods" / method.name / f"seed{seed}",
             experiment.threads,
+            experiment.figures,
         )
         for seed in experiment.seeds
         for method in experiment.methods
@@ -109,7 +110,9 @@ def _write(experiment: Experiment, summary: Summary, zoo: Zoo, folder: Path, con
     tables = summary.tables()
     for table in tables:
         table.save(folder / "tables")
-    figures = summary.save_figures(folder / "figures")
+    figures = summary.save_figures(folder / "figures") if experiment.figures else []
+    drawn = sorted((folder / "methods").glob(f"*/seed{summary.seeds[0]}/attention.png"))
+    figures += [path for path in drawn if path.parts[-3] in summary.results]
     shown = [path.relative_to(folder).as_posix() for path in figures if path.suffix == ".png"]
     parts = [f"# {experiment.title}", f"`{experiment.name}`, scale `{experiment.scale}`", tables[0].section()]
     parts += [f"![{path}]({path})" for path in shown]
@@ -122,7 +125,8 @@ def _write(experiment: Experiment, summary: Summary, zoo: Zoo, folder: Path, con
     show(tables[0], console)
     for table in tables[1:4]:
         show(table, console)
-    console.print(f"figures: {folder / 'figures'} ({', '.join(Path(path).name for path in shown)}; SVG beside)")
+    if shown:
+        console.print(f"figures: {folder / 'figures'} ({', '.join(Path(path).name for path in shown)}; SVG beside)")
     console.print(f"report:  {folder / 'report.md'}    metrics: {folder / 'metrics.json'}")
 
 

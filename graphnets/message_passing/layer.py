@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from graphnets.layered import Bundle, Layered
-from graphnets.message_passing.kernels import gated_sum, hidden_sum, pair_terms
+from graphnets.layered import Bundle
+from graphnets.message_passing.kernels import gated_sum, hidden_sum
+from graphnets.message_passing.passing import PassingLayer
 
 __all__ = ["NeuronMessagePassing"]
 
 
-class NeuronMessagePassing(nn.Module):
+class NeuronMessagePassing(PassingLayer):
     r"""A message passing layer with edge features, edge updates and gated messages.
 
     .. math::
@@ -57,14 +58,13 @@ class NeuronMessagePassing(nn.Module):
         gates: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(node_channels, edge_channels, update_edges)
         if aggr not in ("mean", "sum"):
             raise ValueError(f"aggr={aggr!r} is unknown; the messages' second map commutes with 'mean' and 'sum' only")
         hidden = node_channels if hidden_channels is None else hidden_channels
         if not hidden and not gates:
             raise ValueError("hidden_channels=0 and gates=0 leave no messages; set one of them")
-        self.node_channels, self.edge_channels, self.hidden_channels = node_channels, edge_channels, hidden
-        self.aggr, self.update_edges, self.gates = aggr, update_edges, gates
+        self.hidden_channels, self.aggr, self.gates = hidden, aggr, gates
         width = node_channels
         if hidden:
             self.source = nn.Linear(node_channels, hidden)
@@ -85,13 +85,7 @@ class NeuronMessagePassing(nn.Module):
             nn.Linear(2 * node_channels, node_channels),
         )
         self.node_norm = nn.LayerNorm(node_channels)
-        if update_edges:
-            inner = hidden or node_channels
-            self.edge_source = nn.Linear(node_channels, inner)
-            self.edge_target = nn.Linear(node_channels, inner, bias=False)
-            self.edge_edge = nn.Linear(edge_channels, inner, bias=False)
-            self.edge_message = nn.Linear(inner, edge_channels)
-            self.edge_norm = nn.LayerNorm(edge_channels)
+        self._build_edge_update(hidden or node_channels)
 
     def extra_repr(self) -> str:
         """The contract in one line."""
@@ -100,58 +94,10 @@ class NeuronMessagePassing(nn.Module):
             f"aggr={self.aggr}, update_edges={self.update_edges}, gates={self.gates}"
         )
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        """All nodes at once, as any PyTorch Geometric layer."""
-        bundle = Bundle(0, 0, 0, edge_index.shape[1], None, edge_index[0], edge_index[1])
-        degree = torch.bincount(edge_index[1], minlength=len(x)).unsqueeze(1)
-        states, edges = [x.unsqueeze(0)], [edge_attr.unsqueeze(0)]
-        states = [self.step(states[0], [(bundle, states[0], edges[0])], degree)]
-        if self.update_edges:
-            edges = self.step_edges(states, edges, [bundle])
-        return states[0].squeeze(0), edges[0].squeeze(0)
-
-    def sweep(
-        self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, *, reverse: bool = False
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Layer by layer in the networks' own order, or against all edges in the opposite order.
-
-        Every layer hears the new states of the layers before it, so one sweep carries a signal through the network.
-
-        Shapes:
-            - states: per layer ``[B, n, node_channels]``; edges: per bundle ``[B, E, edge_channels]``
-        """
-        states = list(states)
-        order = range(batch.layers - 1, -1, -1) if reverse else range(batch.layers)
-        for layer in order:
-            states[layer] = self._layer_step(layer, states, edges, batch, reverse)
-        return states, self._edges(states, edges, batch, reverse)
-
-    def parallel(
-        self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, *, reverse: bool = False
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """All layers at once, as :meth:`forward`; arguments as in :meth:`sweep`."""
-        new = [self._layer_step(layer, states, edges, batch, reverse) for layer in range(batch.layers)]
-        return new, self._edges(new, edges, batch, reverse)
-
-    def _layer_step(
-        self, layer: int, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, reverse: bool
-    ) -> Tensor:
-        heard = []
-        for number in (batch.outgoing if reverse else batch.incoming)[layer]:
-            bundle = batch.bundles[number]
-            heard.append((bundle, states[bundle.target if reverse else bundle.source], edges[number]))
-        return self.step(states[layer], heard, batch.degrees[1 if reverse else 0][layer], reverse)
-
     def step(
         self, x: Tensor, heard: Sequence[tuple[Bundle, Tensor, Tensor]], degree: Tensor, reverse: bool = False
     ) -> Tensor:
-        """New states of one layer ``x [B, n, node_channels]``.
-
-        Args:
-            heard: the bundles whose messages arrive here, each with its senders' states and its edges' features.
-            degree: messages that arrive at each node, ``[n, 1]``.
-            reverse: messages run against the edges.
-        """
+        """New states of one layer; see `PassingLayer.step`."""
         if not heard:
             return x
         inputs, count = [x], degree.clamp_min(1).to(x.dtype)
@@ -173,20 +119,3 @@ class NeuronMessagePassing(nn.Module):
         out: Tensor = self.node_norm(x + self.update(torch.cat(inputs, -1)))
         hears = degree > 0
         return out if bool(hears.all()) else torch.where(hears, out, x)
-
-    def step_edges(
-        self, states: Sequence[Tensor], edges: Sequence[Tensor], bundles: Sequence[Bundle], reverse: bool = False
-    ) -> list[Tensor]:
-        """New states of all edges, per bundle ``[B, E, edge_channels]``; ``reverse`` swaps their ends."""
-        new = []
-        for bundle, edge in zip(bundles, edges, strict=True):
-            start, end = (bundle.target, bundle.source) if reverse else (bundle.source, bundle.target)
-            pairs = pair_terms(
-                self.edge_source(states[start]), self.edge_target(states[end]), self.edge_edge(edge), bundle, reverse
-            )
-            hidden = pairs.relu_().view(*edge.shape[:2], pairs.shape[-1])
-            new.append(self.edge_norm(edge + self.edge_message(hidden)))
-        return new
-
-    def _edges(self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, reverse: bool) -> list[Tensor]:
-        return self.step_edges(states, edges, batch.bundles, reverse) if self.update_edges else list(edges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,10 @@ from graphnets.message_passing.encodings import (
     check_structure,
     kernel_size_of,
 )
+from graphnets.message_passing.passing import PassingLayer
 from graphnets.message_passing.readout import OutputReadout, PooledReadout
 
 __all__ = ["NeuronNetwork"]
-
-
-class _Passing(Protocol):
-    """A layer that runs through networks, such as `NeuronMessagePassing` and `NeuronAttention`."""
-
-    def sweep(
-        self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, *, reverse: bool = False
-    ) -> tuple[list[Tensor], list[Tensor]]: ...
-
-    def parallel(
-        self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, *, reverse: bool = False
-    ) -> tuple[list[Tensor], list[Tensor]]: ...
 
 
 class NeuronNetwork(nn.Module):
@@ -64,7 +53,7 @@ class NeuronNetwork(nn.Module):
         self,
         structure: Structure | None,
         targets: int,
-        layer: Callable[[], nn.Module],
+        layer: Callable[[], PassingLayer],
         *,
         channels: int,
         edge_channels: int,
@@ -141,6 +130,6 @@ class NeuronNetwork(nn.Module):
     def _pass(
         self, layer: nn.Module, states: list[Tensor], edges: list[Tensor], view: Layered, reverse: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        passing = cast(_Passing, layer)
-        run = passing.sweep if self.order == "sweep" else passing.parallel
+        assert isinstance(layer, PassingLayer)
+        run = layer.sweep if self.order == "sweep" else layer.parallel
         return run(states, edges, view, reverse=reverse)

@@ -113,7 +113,10 @@ def test_the_folder_holds_everything(finished: Path) -> None:
         for seed in (0, 1):
             assert (finished / "methods" / method / f"seed{seed}" / "result.json").exists()
     assert (finished / "methods" / "neuron_gnn" / "seed0" / "trial0" / "best.ckpt").exists()
+    attention = {path.parts[-3] for path in (finished / "methods").glob("*/seed0/attention.png")}
+    assert attention == {name for name in METHODS if name.startswith("weightnet")}
     report = (finished / "report.md").read_text()
+    assert "(methods/weightnet_invariant/seed0/attention.png)" in report
     for path in (finished / "figures").glob("*.png"):
         assert f"(figures/{path.name})" in report
 
