@@ -13,6 +13,10 @@ METHODS: dict[str, tuple[str, str]] = {
     "weightnet_invariant": ("WeightNet", "#3a7ca5"),
     "neuron_gnn": ("NeuronGNN", "#2a9d6f"),
     "neuron_transformer": ("NeuronTransformer", "#1b6b4d"),
+    "neuron_sweep_random_signals": ("NeuronSweep, random signals", "#a7c957"),
+    "neuron_sweep_perceptron": ("NeuronSweep, images, perceptron", "#8ab17d"),
+    "neuron_sweep": ("NeuronSweep, images, mixture", "#6a994e"),
+    "prober_random_probes": ("Prober, random probes", "#d98a96"),
     "prober": ("Prober", "#b5495b"),
 }
 SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")

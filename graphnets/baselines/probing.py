@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "description_width",
     "input_and_classes",
+    "interpolate",
     "read_scores",
     "scores_width",
 ]
@@ -113,7 +114,7 @@ def describe(weights: Mapping[str, Tensor], structure: Structure) -> Tensor:
     for tensors in ([p.name for p in own if len(p.shape) > 1], [p.name for p in own if len(p.shape) == 1]):
         if tensors:
             squares = torch.stack([weights[name].flatten(1).square().mean(1) for name in tensors], 1)
-            columns.append(_interpolate((squares + TINY**2).log() / 2))
+            columns.append(interpolate((squares + TINY**2).log() / 2))
         else:
             columns.append(weights[own[0].name].new_zeros(len(weights[own[0].name]), POINTS))
     known = _weight_free(structure).to(columns[0])
@@ -126,10 +127,10 @@ def _weight_free(structure: Structure) -> Tensor:
     names = [layer.activation for layer in structure.layers if layer.kind != "input"] or ["identity"]
     active = functional.one_hot(torch.tensor([ACTIVATIONS.index(name) for name in names]), len(ACTIVATIONS))
     sizes = torch.tensor([len(structure.layers), structure.num_parameters], dtype=torch.float64).log()
-    return torch.cat([_interpolate(active.double().unsqueeze(0))[0], sizes])
+    return torch.cat([interpolate(active.double().unsqueeze(0))[0], sizes])
 
 
-def _interpolate(values: Tensor) -> Tensor:
+def interpolate(values: Tensor) -> Tensor:
     """``[B, layers, ...]`` at `POINTS` equally spaced places, first and last included, ``[B, POINTS * ...]``."""
     layers = values.shape[1]
     place = torch.linspace(0, layers - 1, POINTS, dtype=values.dtype, device=values.device)

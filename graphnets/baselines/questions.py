@@ -32,7 +32,8 @@ LIMIT = 5.0
 class Questioner(nn.Module, ABC):
     """What `graphnets.Prober` and `graphnets.NeuronSweep` share: everything but how a network answers.
 
-    Arguments, shapes and errors are described there.
+    Arguments, shapes and errors are described there. A subclass whose :meth:`respond` tells more than answers gives the
+    number of its columns as ``summary_columns``.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Questioner(nn.Module, ABC):
         sharpness: float = 4.0,
         gain: float = 20 / 3,
         examples: Tensor | tuple[Tensor, Tensor] | None = None,
+        summary_columns: int = 0,
     ) -> None:
         super().__init__()
         if probes < 1 or not temperatures or min(temperatures) <= 0:
@@ -59,7 +61,7 @@ class Questioner(nn.Module, ABC):
         self.targets, self.probes, self.hidden, self.dropout = targets, probes, tuple(hidden), dropout
         self.temperatures, self.weight_noise = tuple(temperatures), weight_noise
         self.spread, self.sharpness, self.gain = spread, sharpness, gain
-        self.shakes, self.shake = shakes, shake
+        self.shakes, self.shake, self.summary_columns = shakes, shake, summary_columns
         self.examples: Tensor | None
         self.example_labels: Tensor | None
         self.examples, self.example_labels = examples if isinstance(examples, (tuple, list)) else (examples, None)
@@ -75,6 +77,12 @@ class Questioner(nn.Module, ABC):
     def answers(self, weights: Mapping[str, Tensor], structure: Structure, probes: Tensor) -> Tensor:
         """Class scores of stacked networks ``[B, probes, classes]``, given the probes ``[probes, *input]``."""
 
+    def respond(
+        self, weights: Mapping[str, Tensor], structure: Structure, probes: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Class scores as in :meth:`answers`, and what else is told of each network, ``[B, summary_columns]``."""
+        return self.answers(weights, structure, probes), None
+
     def adopt(self, structure: Structure) -> None:
         """Become a model of networks with the inputs and classes of this one."""
         self._build(*self.ends(structure))
@@ -83,7 +91,7 @@ class Questioner(nn.Module, ABC):
         self.serves = shape, classes
         self.questions = _Questions(self._first_probes(shape), self._first_labels(classes), self.gain)
         readings = 1 if self.shakes == 0 else 2
-        width = description_width() + readings * scores_width(classes, len(self.temperatures))
+        width = description_width() + self.summary_columns + readings * scores_width(classes, len(self.temperatures))
         self.scale = _Scale(width)
         layers: list[nn.Module] = []
         for inputs, outputs in zip((width, *self.hidden[:-1]), self.hidden, strict=True):
@@ -133,7 +141,10 @@ class Questioner(nn.Module, ABC):
             if self.training and self.weight_noise:
                 weights = changed(weights, structure, self._noisy)
             descriptions.append(describe(weights, structure))
-            answers.append(self._ask(weights, structure))
+            answer, summary = self._ask(weights, structure)
+            answers.append(answer)
+            if summary is not None:
+                descriptions[-1] = torch.cat([descriptions[-1], summary], 1)
         labels = self.questions.labels().to(answers[0].dtype)
         plain, *others = (read_scores(each, labels, self.temperatures) for each in torch.cat(answers, 1))
         read = [plain, torch.stack(others).mean(0)] if others else [plain]
@@ -143,15 +154,19 @@ class Questioner(nn.Module, ABC):
         order = torch.cat([places for _, places, _ in groups])
         return torch.zeros_like(features).index_copy(0, order, features)
 
-    def _ask(self, weights: Mapping[str, Tensor], structure: Structure) -> Tensor:
-        """Answers of n networks of one structure, as they are and shaken, ``[1 + shakes, n, probes, classes]``."""
+    def _ask(self, weights: Mapping[str, Tensor], structure: Structure) -> tuple[Tensor, Tensor | None]:
+        """Answers of n networks of one structure, as they are and shaken, ``[1 + shakes, n, probes, classes]``.
+
+        And what else is told of them as they are.
+        """
         copies = [weights]
         for number in range(self.shakes):
             copies.append(changed(weights, structure, partial(shaken, amount=self.shake, number=number)))
         stack = {name: torch.cat([each[name] for each in copies]) for name in weights} if self.shakes else weights
         like = next(value for value in weights.values() if value.is_floating_point())
-        answers = self.answers(stack, structure, self.questions.probes().to(like.dtype))
-        return answers.view(1 + self.shakes, len(like), *answers.shape[1:])
+        answers, summary = self.respond(stack, structure, self.questions.probes().to(like.dtype))
+        told = None if summary is None else summary[: len(like)]
+        return answers.view(1 + self.shakes, len(like), *answers.shape[1:]), told
 
     def _noisy(self, value: Tensor) -> Tensor:
         return value * (1 + self.weight_noise * torch.randn_like(value))

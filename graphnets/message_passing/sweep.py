@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from converters import ACTIVATIONS, Block, Structure, StructureMismatch
 from converters.neuron_graph import block_view
+from graphnets.baselines.probing import POINTS, interpolate
 from graphnets.baselines.questions import Questioner
 
-__all__ = ["NeuronSweep", "signal_ends"]
+__all__ = ["NeuronSweep", "SignalUpdate", "moments_width", "signal_ends", "signal_moments"]
 
 LIMIT = 1e4
 EPSILON = 1e-5
@@ -33,13 +34,22 @@ class NeuronSweep(Questioner):
     agree with it, how sure they are, and a few statistics of the weights are what a perceptron predicts from.
 
     It is the message passing of `NeuronGNN` reduced to what a classifier's weights do to signals: one gate per weight,
-    no mixing of channels, node updates that depend on the activation alone. Kernels of convolutions count by their
-    sums; scale, bias and running statistics of norm layers act on the signals; what else a layer computes is left out.
+    node updates that depend on the activation alone and do not mix channels (``update="perceptron"`` does). Kernels of
+    convolutions count by their sums; scale, bias and running statistics of norm layers act on the signals; what else a
+    layer computes is left out.
+
+    With images as ``examples`` the mixture is a learned surrogate of running the network on them, and what it reads is
+    close to what `graphnets.Prober` reads; with random signals and ``update="perceptron"`` it knows weights and nothing
+    else.
 
     Args:
         structure: any of the networks; None takes inputs and classes from the first networks that `fit_statistics`
             sees. Networks need as many input neurons and as many outputs.
         targets: predicted numbers per network.
+        update: ``"mixture"`` as above, or ``"perceptron"``: `SignalUpdate`, which knows no activation function but only
+            a learned vector for each, and mixes signals. It serves best with 64 random signals and ``hidden_moments``.
+        hidden_moments: whether the perceptron also hears the moments of the signals at hidden neurons, see
+            `signal_moments`.
         options: ``probes`` (the signals), ``hidden``, ``temperatures``, ``dropout``, ``weight_noise``, ``shakes``,
             ``shake``, ``spread``, ``sharpness``, ``gain``, ``examples``: see `graphnets.Prober`. Examples whose numbers
             are as many as the input neurons are signals at the start, such as pixels of images.
@@ -57,9 +67,23 @@ class NeuronSweep(Questioner):
     torch.Size([1, 1])
     """
 
-    def __init__(self, structure: Structure | None, targets: int, **options: Any) -> None:
-        super().__init__(structure, targets, **options)
-        self.mixtures = nn.Parameter(1 / FUNCTIONS + 0.3 * torch.randn(len(ACTIVATIONS), FUNCTIONS))
+    def __init__(
+        self,
+        structure: Structure | None,
+        targets: int,
+        update: str = "mixture",
+        hidden_moments: bool = False,
+        **options: Any,
+    ) -> None:
+        if update not in ("mixture", "perceptron"):
+            raise ValueError(f"update={update!r} is unknown; choose 'mixture' or 'perceptron'")
+        super().__init__(structure, targets, summary_columns=moments_width() if hidden_moments else 0, **options)
+        self.mixtures: nn.Parameter | None = None
+        self.perceptron: SignalUpdate | None = None
+        if update == "mixture":
+            self.mixtures = nn.Parameter(1 / FUNCTIONS + 0.3 * torch.randn(len(ACTIVATIONS), FUNCTIONS))
+        else:
+            self.perceptron = SignalUpdate(self.probes)
 
     def ends(self, structure: Structure) -> tuple[tuple[int, ...], int]:
         """See `signal_ends`."""
@@ -67,6 +91,18 @@ class NeuronSweep(Questioner):
 
     def answers(self, weights: Mapping[str, Tensor], structure: Structure, probes: Tensor) -> Tensor:
         """Signals at the outputs, ``[B, probes, classes]``."""
+        return self._states(weights, structure, probes)[-1].transpose(1, 2)
+
+    def respond(
+        self, weights: Mapping[str, Tensor], structure: Structure, probes: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Signals at the outputs, and with ``hidden_moments`` moments of those at the layers before."""
+        states = self._states(weights, structure, probes)
+        inner = [state for layer, state in zip(structure.layers, states, strict=True) if layer.kind != "input"][:-1]
+        told = signal_moments(inner, states[-1]) if self.summary_columns else None
+        return states[-1].transpose(1, 2), told
+
+    def _states(self, weights: Mapping[str, Tensor], structure: Structure, probes: Tensor) -> list[Tensor]:
         networks = len(next(iter(weights.values())))
         states: list[Tensor] = []
         for number, layer in enumerate(structure.layers):
@@ -87,9 +123,13 @@ class NeuronSweep(Questioner):
                 total = total + own["bias"]
             total = total.clamp(-LIMIT, LIMIT)
             states.append(total if layer.activation == "identity" else self._mixed(total, layer.activation))
-        return states[-1].transpose(1, 2)
+        return states
 
     def _mixed(self, values: Tensor, activation: str) -> Tensor:
+        if self.mixtures is None:
+            assert self.perceptron is not None
+            updated: Tensor = self.perceptron(values, ACTIVATIONS.index(activation))
+            return updated
         share = self.mixtures[ACTIVATIONS.index(activation)].to(values.dtype)
         mixed: Tensor = (
             share[0] * values
@@ -100,6 +140,68 @@ class NeuronSweep(Questioner):
             + share[5]
         )
         return mixed
+
+
+class SignalUpdate(nn.Module):
+    r"""New signals of neurons by a perceptron that knows their activation as a learned vector :math:`t_a`.
+
+    .. math:: s' = V\, \mathrm{LN}(s + \mathrm{MLP}[s, t_a])
+
+    Args:
+        signals: channels P.
+        activation_channels: length of :math:`t_a`.
+
+    Shapes:
+        - values: ``[B, n, P]``; activation: index into ``ACTIVATIONS``; result: ``[B, n, P]``
+
+    >>> SignalUpdate(4)(torch.randn(2, 3, 4), 0).shape
+    torch.Size([2, 3, 4])
+    """
+
+    def __init__(self, signals: int, activation_channels: int = 8) -> None:
+        super().__init__()
+        self.activation = nn.Embedding(len(ACTIVATIONS), activation_channels)
+        self.change = nn.Sequential(
+            nn.Linear(signals + activation_channels, 2 * signals), nn.SiLU(), nn.Linear(2 * signals, signals)
+        )
+        self.norm = nn.LayerNorm(signals)
+        self.value = nn.Linear(signals, signals, bias=False)
+        nn.init.eye_(self.value.weight)
+
+    def forward(self, values: Tensor, activation: int) -> Tensor:
+        """Update."""
+        kind = self.activation.weight[activation].expand(*values.shape[:-1], -1)
+        out: Tensor = self.value(self.norm(values + self.change(torch.cat([values, kind], -1))))
+        return out
+
+
+def moments_width() -> int:
+    """Columns of `signal_moments`."""
+    return 4 * POINTS
+
+
+def signal_moments(states: Sequence[Tensor], like: Tensor) -> Tensor:
+    """How signals are spread over the neurons of layers: mean and deviation over signals of both moments over neurons.
+
+    Interpolated at `POINTS` places, so that networks of any depth have as many columns; zeros without layers.
+
+    Shapes:
+        - states: per layer ``[B, n, P]``; like: ``[B, ...]``; result: ``[B, 4 * POINTS]``
+
+    >>> signal_moments([torch.ones(2, 3, 4)], torch.ones(2)).shape[1] == moments_width()
+    True
+    """
+    if not states:
+        return like.new_zeros(len(like), moments_width())
+    layers = []
+    for state in states:
+        mean, spread = state.mean(1), (state.var(1, unbiased=False) + EPSILON).sqrt()
+        layers.append(torch.stack([m for v in (mean, spread) for m in (v.mean(1), _deviation(v))], 1))
+    return interpolate(torch.stack(layers, 1))
+
+
+def _deviation(values: Tensor) -> Tensor:
+    return (values.var(1, unbiased=False) + EPSILON).sqrt()
 
 
 FUNCTIONS = 6
