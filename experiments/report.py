@@ -78,7 +78,9 @@ def results_page(root: Path, configs: Path = CONFIG_DIR) -> str:
     if not records:
         parts.append("No run is recorded yet: add `record=docs/runs` to a run.")
     for experiment, runs in records.items():
+        parts.append(f"<!-- {experiment} -->")
         parts += _experiment(experiment, runs, _report(experiment, configs))
+        parts.append(f"<!-- end of {experiment} -->")
     return "\n\n".join(parts) + "\n"
 
 
