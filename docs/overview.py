@@ -50,7 +50,7 @@ def draw(axes: Any, graph: NeuronGraph, order: Sequence[int], title: str) -> Non
 def scores() -> dict[str, list[float]]:
     """Kendall's tau of accuracy per method, one number per committed run."""
     found: dict[str, list[float]] = {}
-    for path in sorted((HERE / "runs" / "weightnet" / "properties").glob("small-seed*.json")):
+    for path in sorted((HERE / "runs" / "weightnet" / "properties").glob("small-digits_mlp-seed*.json")):
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
             if row["setting"].get("property") == "accuracy":
                 found.setdefault(row["method"], []).append(row["metrics"]["tau"])

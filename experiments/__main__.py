@@ -11,8 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.config import CONFIG_DIR, ConfigError
+from experiments.data import DataError
 from experiments.run import run
-from experiments.zoo import ZooConfigError
+from experiments.zoo import ZooConfigError, ZooError
 
 __all__ = ["check_choice", "main"]
 
@@ -39,7 +40,7 @@ def main(config: DictConfig) -> None:
     """Compose the config, run the experiment in its folder."""
     try:
         run(config, Path(HydraConfig.get().runtime.output_dir))
-    except (ConfigError, ZooConfigError) as error:
+    except (ConfigError, ZooConfigError, ZooError, DataError) as error:
         sys.exit(f"error: {error}")
 
 

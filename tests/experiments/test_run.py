@@ -217,9 +217,17 @@ def test_an_experiment_without_sizes_for_a_scale_says_which_it_has(tmp_path: Pat
     ("overrides", "message"),
     [
         ([f"experiment={EXPERIMENT}", "scale=tiny", "trainer.epochs=0"], "trainer.epochs: 0 must be at least 1"),
+        (
+            [f"experiment={EXPERIMENT}", "scale=tiny", "zoo=fashion_cnn"],
+            "error: the data set fashion-mnist has no folder",
+        ),
+        ([f"experiment={EXPERIMENT}", "scale=tiny", "split=unseen_depth"], "error: unseen: no network has depth 4; there are 2"),
     ],
 )
-def test_the_command_line_refuses_what_it_does_not_know(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_the_command_line_refuses_what_it_does_not_know(
+    tmp_path: Path, overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRAPHNETS_DATA", raising=False)
     command = [sys.executable, "-m", "experiments", f"output={tmp_path / 'run'}", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=CONFIG_DIR.parent)
     assert done.returncode != 0

@@ -9,9 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.evaluation import figures
+from experiments.evaluation.attention import attention_figure
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.uniform(size=50)
+ATTENTION = RNG.dirichlet(np.ones(6), 6)
 PREDICTIONS = {"flat_mlp": RNG.uniform(size=50), "neuron_gnn": TRUTH + 0.05 * RNG.normal(size=50)}
 
 
@@ -25,10 +27,11 @@ def drawn() -> dict[str, Figure]:
         "bars": figures.bars(bounds, "mae"),
         "radar": figures.radar(r2, "r2"),
         "curves": figures.loss_curves(curves),
+        "attention": attention_figure([("layer 1: linear", ATTENTION), ("layers", np.eye(3))], "A"),
     }
 
 
-@pytest.mark.parametrize("name", ["scatter", "histogram", "bars", "radar", "curves"])
+@pytest.mark.parametrize("name", ["scatter", "histogram", "bars", "radar", "curves", "attention"])
 def test_each_figure_is_saved_as_png_and_svg_always_the_same(name: str, tmp_path: Path) -> None:
     first = figures.save(drawn()[name], tmp_path / "first")
     second = figures.save(drawn()[name], tmp_path / "second")
@@ -50,6 +53,14 @@ def test_a_wild_prediction_stays_inside_the_frame_and_the_score_counts_it() -> N
     assert len(offsets) == 50
     assert ((offsets[:, 1] >= low) & (offsets[:, 1] <= high)).all()
     assert any("R² -" in text.get_text() for text in axis.texts)
+
+
+def test_attention_is_drawn_as_a_multiple_of_uniform() -> None:
+    figure = attention_figure([("neurons", ATTENTION), ("layers", np.full((2, 2), 0.5))], "Attention")
+    panels = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title(loc="left") for axis in panels] == ["neurons", "layers"]
+    assert np.allclose(panels[0].images[0].get_array(), 6 * ATTENTION)
+    assert np.allclose(panels[1].images[0].get_array(), 1)
 
 
 def test_the_style_does_not_leak() -> None:
