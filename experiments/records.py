@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,15 @@ from experiments.config import CONFIG_DIR, Experiment
 from experiments.evaluation.summary import Summary
 from experiments.files import read_json
 
-__all__ = ["PACKAGES", "RecordError", "build_records", "read_records", "record_path", "versions"]
+__all__ = [
+    "PACKAGES",
+    "RecordError",
+    "build_records",
+    "read_records",
+    "record_path",
+    "record_text",
+    "versions",
+]
 
 PACKAGES = (
     "torch",
@@ -123,6 +132,38 @@ def build_records(experiment: Experiment, summary: Summary, zoo: str) -> dict[in
             "commit": stamp,
         }
     return made
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """A record as JSON, a line per row and per comparison, so that records stay small and their changes readable.
+
+    Numbers are kept to seven significant digits.
+
+    >>> print(record_text({"seed": 0, "rows": [{"tau": 0.123456789}, {"tau": 1.5e-07}]}), end="")
+    {
+     "seed": 0,
+     "rows": [
+      {"tau": 0.1234568},
+      {"tau": 1.5e-07}
+     ]
+    }
+    """
+    parts = []
+    for key, value in record.items():
+        text = json.dumps(_rounded(value), ensure_ascii=False, allow_nan=False)
+        if isinstance(value, list) and value:
+            lines = ",\n  ".join(json.dumps(_rounded(each), ensure_ascii=False, allow_nan=False) for each in value)
+            text = f"[\n  {lines}\n ]"
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_records(root: Path) -> dict[str, dict[tuple[str, str], list[dict[str, Any]]]]:

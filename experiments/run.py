@@ -18,7 +18,7 @@ from experiments.evaluation.summary import Summary
 from experiments.evaluation.tables import Table, shown
 from experiments.files import write_json, write_text
 from experiments.jobs import Job, Networks, run_jobs
-from experiments.records import build_records, record_path, versions
+from experiments.records import build_records, record_path, record_text, versions
 from experiments.zoo import Zoo, get_zoo
 
 __all__ = ["run"]
@@ -121,7 +121,8 @@ def _write(experiment: Experiment, summary: Summary, zoo: Zoo, folder: Path, con
     for seed, record in build_records(experiment, summary, zoo.fingerprint).items():
         for root in (folder / "records", experiment.record):
             if root is not None:
-                write_json(record_path(root, experiment.name, experiment.scale, experiment.variant, seed), record)
+                path = record_path(root, experiment.name, experiment.scale, experiment.variant, seed)
+                write_text(path, record_text(record))
     show(tables[0], console)
     for table in tables[1:4]:
         show(table, console)
