@@ -37,12 +37,14 @@ class Summary:
         bootstrap: ``resamples``, ``level`` and ``seed``.
         trials: settings every method was allowed to try.
         base: compare every method with this one alone; None compares every pair.
+        paper: whether the tables are the paper's, and say so.
     """
 
     results: Mapping[str, Sequence[JobResult]]
     bootstrap: Mapping[str, Any]
     trials: int
     base: str | None = None
+    paper: bool = False
 
     @property
     def _first(self) -> JobResult:
@@ -147,7 +149,9 @@ class Summary:
                 for m in self.results
             ]
             name = f"table{number}_{metric}" if number else metric
-            title = f"{axis_label(metric)} by property" + (f" (the paper's Table {number})" if number else "")
+            title = f"{axis_label(metric)} by property" + (
+                f" (the paper's Table {number})" if number and self.paper else ""
+            )
             columns = ("method", *map(axis_label, self.settings), "mean")
             tables.append(Table(name, title, columns, tuple(rows), self.caption()))
         tables += [self._details(method) for method in self.results]
@@ -198,7 +202,8 @@ class Summary:
                 cells.append(f"{mean:.4f}" + (f" ± {deviation:.4f}" if deviation == deviation else ""))
             rows.append((axis_label(setting), *cells))
         rows.append(("overall", *(f"{self._overall(method, metric):.4f}" for metric in metrics)))
-        number = {"weightnet_invariant": " (the paper's Table 3)", "flat_mlp": " (the paper's Table 4)"}.get(method, "")
+        theirs = {"weightnet_invariant": " (the paper's Table 3)", "flat_mlp": " (the paper's Table 4)"}
+        number = theirs.get(method, "") if self.paper else ""
         spread = "± is the standard deviation over seeds. " if len(self.seeds) > 1 else ""
         return Table(
             f"details_{method}",
