@@ -179,11 +179,13 @@ class Learner(LightningModule):
         if len(losses) == len(self.task.settings):
             scores |= {f"{name}/loss": loss for name, loss in zip(self.task.settings, losses, strict=True)}
         monitor = self.fit_settings.monitor
-        if monitor != "loss" and bool(torch.isfinite(output).all()):
-            by_setting = self.task.score(self.objective.decode(output), target.cpu())
-            scores |= {f"{name}/{key}": value for name, found in by_setting.items() for key, value in found.items()}
-            scores |= _mean_scores(by_setting)
-        if monitor not in scores and math.isfinite(scores["loss"]):
+        if monitor != "loss":
+            # A model that went astray has no scores, and must not be kept; what the scores are is learned from zeros.
+            astray = not bool(torch.isfinite(output).all())
+            by_setting = self.task.score(self.objective.decode(output.nan_to_num(0, 0, 0)), target.cpu())
+            own = {f"{name}/{key}": value for name, found in by_setting.items() for key, value in found.items()}
+            scores |= {name: math.nan if astray else value for name, value in (own | _mean_scores(by_setting)).items()}
+        if monitor not in scores:
             known = ", ".join(name for name in scores if "/" not in name)
             raise ValueError(f"trainer.monitor={monitor!r} is no score of this task; known are {known}")
         self.history["val"].append(scores["loss"])

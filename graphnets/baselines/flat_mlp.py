@@ -96,28 +96,28 @@ class FlatMLP(ParameterModel):
         return f"{self.built_for} -> {self.targets} targets, not invariant{augmented}, {size} parameters"
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
-        """Mean and deviation of every tensor, or of all weight tensors and all vectors."""
-        found: dict[Structure, Tensor] = {}
+        """Typical mean and deviation of every tensor, or of all weight tensors and all vectors; see `Standardise`."""
+        found: dict[Structure, list[Tensor]] = {}
         alike: dict[Structure, Structure] = {}
         for batch in self.settle(batches):
             for structure, _, tensors in self.readings(batch):
-                sums = [
-                    torch.stack([t.double().sum(), t.double().square().sum(), t.new_tensor(t.numel())]) for t in tensors
-                ]
-                now = torch.stack(sums).double()
+                sums = [torch.stack([t.sum(1), t.square().sum(1)], 1) for t in (each.double() for each in tensors)]
+                counts = torch.tensor([[t.shape[1]] for t in tensors], dtype=torch.float64, device=sums[0].device)
+                now = torch.cat([torch.stack(sums, 1), counts.expand(len(sums[0]), -1, -1)], 2)
                 if structure not in alike:
                     alike[structure] = next((known for known in found if same_layout(known, structure)), structure)
-                key = alike[structure]
-                found[key] = found[key] + now if key in found else now
+                found.setdefault(alike[structure], []).append(now)
         if not found:
             return
+        whole = {structure: torch.cat(parts) for structure, parts in found.items()}
         if self.structure is not None:
-            self.standardise.fit(next(iter(found.values())))
+            self.standardise.fit(next(iter(whole.values())))
             return
-        sorts = torch.tensor([sort for structure in found for sort in _sorts(structure)])
-        each = torch.cat(list(found.values()))
-        sums_by_sort = [each[sorts.to(each.device) == sort].sum(0) for sort in (0, 1)]
-        self.standardise.fit(torch.stack([s if float(s[2]) else s.new_tensor([0.0, 1.0, 1.0]) for s in sums_by_sort]))
+        by_sort = []
+        for structure, each in whole.items():
+            sorts = torch.tensor(_sorts(structure), device=each.device)
+            by_sort.append(each.new_zeros(len(each), 2, 3).index_add(1, sorts, each))
+        self.standardise.fit(torch.cat(by_sort))
 
     def rows(self, batch: Networks) -> Tensor:
         """What the perceptron reads, ``[B, numbers]``."""

@@ -27,6 +27,9 @@ from graphnets.layered import Networks, networks_of, structures_of
 __all__ = ["Questioner"]
 
 LIMIT = 5.0
+LARGEST = 100.0
+"""Answers of diverged networks are cut to this, their weights to `TAMED` before that."""
+TAMED = 1e3
 
 
 class Questioner(nn.Module, ABC):
@@ -140,13 +143,15 @@ class Questioner(nn.Module, ABC):
                 )
             if self.training and self.weight_noise:
                 weights = changed(weights, structure, self._noisy)
+            weights = changed(weights, structure, _tamed)
             descriptions.append(describe(weights, structure))
             answer, summary = self._ask(weights, structure)
             answers.append(answer)
             if summary is not None:
                 descriptions[-1] = torch.cat([descriptions[-1], summary], 1)
         labels = self.questions.labels().to(answers[0].dtype)
-        plain, *others = (read_scores(each, labels, self.temperatures) for each in torch.cat(answers, 1))
+        given = torch.cat(answers, 1).clamp(-LARGEST, LARGEST)
+        plain, *others = (read_scores(each, labels, self.temperatures) for each in given)
         read = [plain, torch.stack(others).mean(0)] if others else [plain]
         features = torch.cat([torch.cat(descriptions), *read], 1)
         if len(groups) == 1:
@@ -201,6 +206,10 @@ class Questioner(nn.Module, ABC):
         serves = json.loads(state)
         if serves is not None and self.serves is None:
             self._build(tuple(serves[0]), serves[1])
+
+
+def _tamed(value: Tensor) -> Tensor:
+    return value.clamp(-TAMED, TAMED)
 
 
 class _Questions(nn.Module):

@@ -14,7 +14,7 @@ LIMIT = 10.0
 
 
 class Standardise(nn.Module):
-    """One mean and one deviation per sort of tensor, clipped to 10 deviations; the results side by side.
+    """A typical mean and deviation per sort of tensor, clipped to 10 deviations; the results side by side.
 
     Args:
         sorts: how many sorts there are: one per tensor of a layout, or fewer that several tensors share.
@@ -36,11 +36,21 @@ class Standardise(nn.Module):
         return f"{len(self.mean)} sorts of tensors"
 
     def fit(self, sums: Tensor) -> None:
-        """Take mean and deviation from sum, sum of squares and count of every sort, ``[sorts, 3]`` float64."""
-        total, square, count = sums.unbind(1)
-        mean = total / count
-        self.mean.copy_(mean)
-        self.deviation.copy_((square / count - mean.square()).clamp_min(1e-12).sqrt())
+        """Take both from sum, sum of squares and count of every network and sort, ``[N, sorts, 3]`` float64.
+
+        Medians over networks: of their means, and of their root mean squares about that. A few diverged networks, whose
+        weights may be a million times as large as the others', do not move them.
+        """
+        for sort, (total, square, count) in enumerate(sums.permute(1, 2, 0)):
+            has = count > 0
+            if not bool(has.any()):
+                continue
+            means = total[has] / count[has]
+            mean = means.median()
+            spread = square[has] / count[has] - 2 * mean * means + mean.square()
+            deviation = spread.clamp_min(0).sqrt().median()
+            self.mean[sort] = mean
+            self.deviation[sort] = deviation if float(deviation) > 0 else 1.0
 
     def forward(self, tensors: Sequence[Tensor], sorts: Sequence[int] | None = None) -> Tensor:
         """``sorts`` says which sort each tensor is; None: each its own, in order."""

@@ -221,7 +221,10 @@ def test_an_experiment_without_sizes_for_a_scale_says_which_it_has(tmp_path: Pat
             [f"experiment={EXPERIMENT}", "scale=tiny", "zoo=fashion_cnn"],
             "error: the data set fashion-mnist has no folder",
         ),
-        ([f"experiment={EXPERIMENT}", "scale=tiny", "split=unseen_depth"], "error: unseen: no network has depth 4; there are 2"),
+        (
+            [f"experiment={EXPERIMENT}", "scale=tiny", "split=unseen_depth"],
+            "error: unseen: no network has depth 4; there are 2",
+        ),
     ],
 )
 def test_the_command_line_refuses_what_it_does_not_know(

@@ -151,6 +151,21 @@ def test_a_training_that_explodes_says_so(task: Generalization, tmp_path: Path) 
         train(replace(SETTINGS, optim=wild), task, 0, tmp_path)
 
 
+@pytest.mark.parametrize("monitor", ["loss", "r2"])
+def test_an_epoch_with_predictions_that_are_not_finite_is_not_kept(
+    task: Generalization, tmp_path: Path, monitor: str
+) -> None:
+    class Broken(Callback):
+        def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            scale = float("nan") if trainer.current_epoch == 1 else 1.0
+            pl_module.predictor.network[-1].bias.data.mul_(scale)  # type: ignore[union-attr, index, operator]
+
+    with torch.no_grad():
+        _, outcome = train(with_fit(epochs=2, monitor=monitor), task, 0, tmp_path, callbacks=[Broken()])
+    assert outcome.epoch == 0
+    assert outcome.history["val"][1] != outcome.history["val"][1]
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_rise_to_the_given_rate_and_fall_as_their_name_says(name: str) -> None:
     steps = 50

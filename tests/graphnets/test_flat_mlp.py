@@ -18,6 +18,7 @@ from converters import (
     permute,
     sample_permutation,
     to_graph,
+    to_graphs,
     to_state_dict,
     trace,
 )
@@ -222,9 +223,8 @@ def test_rows_of_mixed_networks_are_standardised_by_sort_padded_and_cut() -> Non
     model.fit_statistics([collate([to_graph(short), to_graph(long)]), to_graph(short)])
     assert model.largest == 7
     assert model.network[0].in_features == 7
-    weights = torch.tensor([3.0, 5.0, 1.0, 1.0, 7.0, 7.0, 3.0, 5.0], dtype=torch.float64)
-    biases = torch.tensor([1.0, 2.0, 4.0, 4.0, 1.0, 1.0, 2.0], dtype=torch.float64)
-    (w, b), (u, v) = (weights.mean(), biases.mean()), (weights.std(unbiased=False), biases.std(unbiased=False))
+    # Medians over short, long, short: of means 4, 4, 4 and 1.5, 3, 1.5, of deviations 1, 3, 1 and 0.5, 2.1, 0.5.
+    w, u, b, v = torch.tensor([4.0, 1.0, 1.5, 0.5], dtype=torch.float64)
     rows = model.eval().rows(collate([to_graph(long), to_graph(short)]))
     expected = torch.stack(
         [
@@ -237,6 +237,18 @@ def test_rows_of_mixed_networks_are_standardised_by_sort_padded_and_cut() -> Non
     assert cut.shape == (1, 7)
     head = torch.cat([(longer[0].weight.flatten() - w) / u, (longer[0].bias[:3] - b) / v])
     assert torch.allclose(cut[0], head, rtol=0, atol=1e-6)
+
+
+def test_a_diverged_network_does_not_move_the_scale_of_the_others() -> None:
+    structure = trace(mlp(4, 6, 3))
+    weights = random_weights(structure, 21)
+    alone, together = FlatMLP(structure, 1).double(), FlatMLP(structure, 1).double()
+    alone.fit_statistics([to_graphs(weights, structure)])
+    wild = {name: torch.cat([value, 1e8 * value[:1]]) for name, value in weights.items()}
+    together.fit_statistics([to_graphs(wild, structure)])
+    for one, other in zip(alone.standardise.buffers(), together.standardise.buffers(), strict=True):
+        assert torch.allclose(one, other, rtol=0.3, atol=0.1)
+    assert float(together.eval().rows(to_graphs(wild, structure)).abs().max()) <= 10
 
 
 def test_which_architectures_come_first_or_together_does_not_matter() -> None:

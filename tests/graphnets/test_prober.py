@@ -172,6 +172,18 @@ def test_examples_with_labels_are_the_first_probes() -> None:
     torch.testing.assert_close(image.questions.probes(), examples)
 
 
+def test_diverged_networks_do_no_harm() -> None:
+    structure = trace(mlp(4, 6, 5, 3, activation=nn.GELU))
+    weights = {name: value.float() for name, value in random_weights(structure, 8).items()}
+    weights = {name: torch.cat([value, 1e20 * value[:1], -1e30 * value[:1]]) for name, value in weights.items()}
+    batch = to_graphs(weights, structure)
+    model = Prober(structure, 2, probes=12, shakes=1)
+    model.fit_statistics([batch])
+    assert bool(torch.isfinite(model.eval().features(batch)).all())
+    model.train()(batch).square().sum().backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
 def test_what_does_not_vary_in_training_has_no_say_later() -> None:
     relu = trace(mlp(4, 6, 5, 3))
     model = prober(stack(relu, 20))
