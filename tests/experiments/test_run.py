@@ -141,7 +141,7 @@ def test_tables_and_metrics_come_from_the_stored_predictions(finished: Path) -> 
 def test_records_are_one_per_seed_and_know_nothing_of_this_machine(finished: Path) -> None:
     paths = sorted((finished / "records").rglob("*.json"))
     assert [p.relative_to(finished / "records").as_posix() for p in paths] == [
-        f"{EXPERIMENT}/tiny-seed{seed}.json" for seed in (0, 1)
+        f"{EXPERIMENT}/tiny-tiny-seed{seed}.json" for seed in (0, 1)
     ]
     for seed, path in enumerate(paths):
         record = json.loads(path.read_text())
