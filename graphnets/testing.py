@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,15 +112,15 @@ def in_double(value: T) -> T:
     if isinstance(value, nn.Module):
         return deepcopy(value).double()
     if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value  # type: ignore[return-value]
+        return cast(T, value.double() if value.is_floating_point() else value)
     if isinstance(value, (NodeFeatures, EdgeFeatures)):
         return type(value)(value.values.double())
     if isinstance(value, WeightSpaceFeatures):
-        return value.map(Tensor.double)  # type: ignore[return-value]
+        return cast(T, value.map(Tensor.double))
     if isinstance(value, (tuple, list)):
         return type(value)(in_double(item) for item in value)
     if isinstance(value, Mapping):
-        return {key: in_double(item) for key, item in value.items()}  # type: ignore[return-value]
+        return cast(T, {key: in_double(item) for key, item in value.items()})
     if isinstance(value, (Data, Batch)):
         out = copy(value)
         for key in list(value.keys()):

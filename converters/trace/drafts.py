@@ -208,7 +208,7 @@ class Draft:
         for equal in (lambda a, b: np.array_equal(a, b), self._equal):
             to = [a for a, bundle in enumerate(own) if bundle is not None and equal(bundle.ids, target)]
             rest = [a for a in range(len(own)) if a not in to[:1]]
-            back = [a for a in rest if own[a] is not None and equal(own[a].ids, source)]  # type: ignore[union-attr]
+            back = [a for a in rest if (bundle := own[a]) is not None and equal(bundle.ids, source)]
             if to and back:
                 return to[0], back[0]
         return None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -230,8 +231,8 @@ def _panels(
 ) -> tuple[Figure, list[Axes]]:
     columns = min(count, 4)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns + 0.4 + beside, height * rows + 0.5), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
+    size = (width * columns + 0.4 + beside, height * rows + 0.5)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1))
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for unused in axes[count:]:
         figure.delaxes(unused)

@@ -39,7 +39,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, H, W) -> (B, outputs, H', W')``."""
         hidden = self.activation1(self.norm1(self.conv1(x)))
-        return self.activation2(self.norm2(self.conv2(hidden)) + self.shortcut(x))  # type: ignore[no-any-return]
+        out: Tensor = self.activation2(self.norm2(self.conv2(hidden)) + self.shortcut(x))
+        return out
 
 
 def residual_network(

@@ -25,8 +25,8 @@ class FlatMLP(ParameterModel):
     Not invariant: a permutation of neurons changes the prediction. With ``augment`` it is shown, while training, each
     network under a new true permutation at every step, which leaves it to learn what the others have built in.
 
-    Networks of one layout: every tensor is standardised with one mean and one deviation (over its entries and the
-    networks of `fit_statistics`) and clipped to 10 deviations.
+    Networks of one layout: every tensor is standardised with one mean and one deviation (medians over the networks of
+    `fit_statistics`, so that a diverged one does not decide the scale) and clipped to 10 deviations.
 
     Networks of several layouts (``structure=None``): one mean and deviation for all weight tensors (two axes or more)
     and one for all vectors. Then the row is filled up with zeros at its end to the length of the longest network that

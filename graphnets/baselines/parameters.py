@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ def in_order(rows: Sequence[Tensor], readings: Sequence[Reading]) -> Tensor:
     return torch.zeros_like(together).index_copy(0, order, together)
 
 
-class ParameterModel(nn.Module):
+class ParameterModel(nn.Module, ABC):
     """A model that is built either for one layout or, with ``structure=None``, for what `fit_statistics` sees.
 
     If all networks seen share a layout, the model is one of this layout and refuses others. If not, it is one of
@@ -113,13 +114,13 @@ class ParameterModel(nn.Module):
             self.largest = known
         self.build()
 
+    @abstractmethod
     def build(self) -> None:
         """Make submodules for ``structure`` or ``largest``; every model says how."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it is built of")
 
+    @abstractmethod
     def extent(self, structure: Structure) -> int:
         """How much of a network there is to read; every model says what counts."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it counts")
 
     @property
     def is_built(self) -> bool:

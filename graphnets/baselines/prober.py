@@ -26,7 +26,8 @@ class Prober(Questioner):
     Deviations: probes carry labels, so that the features are small in number and mean the same for every network,
     where the cited works hand the raw answers to the perceptron; probes are free tensors, not the output of a
     generator; features are clipped after standardisation, and those that did not vary among the networks of
-    `fit_statistics` have no say, so that an unseen architecture cannot throw the prediction far off.
+    `fit_statistics` have no say, so that an unseen architecture cannot throw the prediction far off; weights beyond
+    1000 and answers beyond 100, which diverged networks have, are cut there.
 
     Answers are invariant under every symmetry of the networks' functions; statistics of weights and answers of shaken
     networks are so under permutations, and therefore so is the prediction. In evaluation mode no prediction depends on

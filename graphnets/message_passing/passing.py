@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +14,7 @@ from graphnets.message_passing.kernels import pair_terms
 __all__ = ["PassingLayer"]
 
 
-class PassingLayer(nn.Module):
+class PassingLayer(nn.Module, ABC):
     r"""A layer that gives nodes, and then edges, new states from what their neighbours hold.
 
     A subclass says in :meth:`step` what nodes make of their messages. Edges follow with
