@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from converters.structure import Structure
 from converters.symmetry.permutation import Permutation, permute, sample_permutation
+from converters.symmetry.widened import widened
 
 __all__ = ["SymmetryReport", "randomized", "verify"]
 
@@ -172,7 +174,8 @@ def _random_input(leaf: Any, generator: torch.Generator, dtype: torch.dtype | No
 
 
 def _outputs(network: nn.Module, weights: Mapping[str, Tensor], args: Any, kwargs: Any) -> list[Tensor]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    wide = any(tensor.dtype == torch.float64 for tensor in weights.values())
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), widened() if wide else nullcontext():
         torch.manual_seed(0)
         out = torch.func.functional_call(network, dict(weights), args, kwargs, tie_weights=False)
     if hasattr(out, "to_tuple"):

@@ -1,20 +1,19 @@
-"""Parts of tensors and tensors from parts: ids are taken and joined as the values are."""
+"""Parts of tensors: ids are taken as the values are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from converters.program import Ref
-from converters.trace.context import Context, Operand, joint_source
+from converters.trace.context import Context, Operand
 from converters.trace.labels import Bundle, Labels
 from converters.trace.rules.convolution import SPATIAL
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "taken"]
 
 
-def _taken(
+def taken(
     context: Context, labels: Labels, axis: int, where: slice | np.ndarray | int, shape: tuple[int, ...]
 ) -> Labels:
     """Positions ``where`` of one axis; a proper part of a bundle is a set that is kept."""
@@ -44,14 +43,14 @@ def slice_(context: Context) -> list[Labels]:
     part = slice(context.arg(2, "start"), context.arg(3, "end"), context.arg(4, "step", 1))
     if len(range(*part.indices(labels.shape[axis]))) == labels.shape[axis]:
         return [labels]
-    return [_taken(context, labels, axis, part, context.out_shape)]
+    return [taken(context, labels, axis, part, context.out_shape)]
 
 
 def select(context: Context) -> list[Labels]:
     """``select(x, dim, index)``."""
     labels = context.of(context.tensors()[0])
     axis = context.arg(1) % len(labels.shape)
-    return [_taken(context, labels, axis, context.arg(2) % labels.shape[axis], context.out_shape)]
+    return [taken(context, labels, axis, context.arg(2) % labels.shape[axis], context.out_shape)]
 
 
 def split(context: Context) -> list[Labels]:
@@ -64,7 +63,7 @@ def split(context: Context) -> list[Labels]:
             continue
         shape = context.shape(index)
         part = slice(start, start + shape[axis])
-        out.append(_taken(context, labels, axis, part, shape))
+        out.append(taken(context, labels, axis, part, shape))
         start += shape[axis]
     return out
 
@@ -74,7 +73,7 @@ def unbind(context: Context) -> list[Labels]:
     labels = context.of(context.tensors()[0])
     axis = context.arg(1, "dim", 0) % len(labels.shape)
     return [
-        _taken(context, labels, axis, i, context.shape(o)) for i, o in enumerate(context.op.outputs) if o is not None
+        taken(context, labels, axis, i, context.shape(o)) for i, o in enumerate(context.op.outputs) if o is not None
     ]
 
 
@@ -82,7 +81,7 @@ def flip(context: Context) -> list[Labels]:
     """Axes reversed."""
     labels = context.of(context.tensors()[0])
     for axis in context.arg(1):
-        labels = _taken(context, labels, axis % len(labels.shape), slice(None, None, -1), labels.shape)
+        labels = taken(context, labels, axis % len(labels.shape), slice(None, None, -1), labels.shape)
     return [labels]
 
 
@@ -97,7 +96,7 @@ def index(context: Context) -> list[Labels]:
         refs = [context.op.args[1][axis] for axis in axes]
     where = context.constant(refs[0]) if len(refs) == 1 else None
     if where is not None and where.ndim == 1 and where.dtype != bool:
-        return [_taken(context, labels, axes[0], where.astype(np.int64), context.out_shape)]
+        return [taken(context, labels, axes[0], where.astype(np.int64), context.out_shape)]
     unknown = "it is indexed by values that are not known before running"
     context.freeze(labels, unknown, axes)
     for ref in refs:
@@ -108,66 +107,6 @@ def index(context: Context) -> list[Labels]:
         return [Labels(tuple(kept), labels.blank - {axes[0]}, labels.source, shape)]
     context.freeze(labels, "it is indexed by several tensors at once")
     return [Labels((), frozenset(), labels.source, shape)]
-
-
-def cat(context: Context) -> list[Labels]:
-    """Pieces keep their ids; pieces without any get fixed ones, pieces of one value interchangeable ones."""
-    refs = [ref for ref in context.tensors() if 0 not in context.shape(ref)] or context.tensors()[:1]
-    rank = len(context.out_shape)
-    axis = context.arg(1, "dim", 0) % rank
-    return [_joined(context, [context.of(ref) for ref in refs], refs, axis, context.out_shape)]
-
-
-def _joined(
-    context: Context, labels: Sequence[Labels], refs: Sequence[Ref], axis: int, shape: tuple[int, ...]
-) -> Labels:
-    letters = [str(a) for a in range(len(shape))]
-    others = [x for a, x in enumerate(letters) if a != axis]
-    names = {a: x for a, x in enumerate(letters) if a != axis}
-    found = [piece.bundle_at(axis) for piece in labels]
-    alone = [piece.move({a: a for a in range(len(shape)) if a != axis}, piece.shape) for piece in labels]
-    if any(bundle is not None and len(bundle.axes) > 1 for bundle in found):
-        reason = "tensors are joined along an axis that is part of a larger set of neurons"
-        for piece in labels:
-            context.freeze(piece, reason, [axis])
-        alone = [
-            Labels(tuple(b for b in piece.bundles if axis not in b.axes), piece.blank, piece.source, piece.shape)
-            for piece in labels
-        ]
-        found = [None] * len(labels)
-    sizes = {x: shape[a] for a, x in enumerate(letters) if a != axis}
-    rest = context.combine([Operand(p, names, r.index) for p, r in zip(alone, refs, strict=True)], others, sizes)
-    rest = rest.move(dict(enumerate(b for b in range(len(shape)) if b != axis)), shape)
-    source = joint_source(piece.source for piece in labels)
-    if not any(bundle is not None for bundle in found):
-        return Labels(rest.bundles, rest.blank, source, shape)
-    ids = []
-    for bundle, ref in zip(found, refs, strict=True):
-        if bundle is not None:
-            context.solver.mark(bundle.ids, f"{context.where}, piece {ref.index} of tensor {context.op.outputs[0]}")
-            ids.append(bundle.ids)
-            continue
-        ids.append(context.along(ref, axis))
-    for number in range(1, len(ids)):
-        if np.isin(ids[number], np.concatenate(ids[:number])).any():
-            copied = context.solver.fresh(len(ids[number]))
-            context.solver.union(copied, ids[number])
-            context.solver.mark(copied, f"{context.where}, copy {number} in tensor {context.op.outputs[0]}")
-            ids[number] = copied
-    whole = Bundle((axis,), np.concatenate(ids))
-    return Labels((*rest.bundles, whole), rest.blank, source, shape)
-
-
-def stack(context: Context) -> list[Labels]:
-    """A new uniform axis; the others are united."""
-    refs = context.tensors()
-    rank = len(context.out_shape)
-    axis = context.arg(1, "dim", 0) % rank
-    rest = [a for a in range(rank) if a != axis]
-    letters = [str(a) for a in rest]
-    operands = [Operand(context.of(ref), dict(enumerate(letters)), ref.index) for ref in refs]
-    out = context.combine(operands, letters, {str(a): context.out_shape[a] for a in rest})
-    return [out.move(dict(enumerate(rest)), context.out_shape)]
 
 
 def pad(context: Context) -> list[Labels]:
@@ -192,33 +131,6 @@ def pad(context: Context) -> list[Labels]:
     return [Labels(tuple(bundles), labels.blank - grown, labels.source, shape)]
 
 
-def slice_scatter(context: Context) -> list[Labels]:
-    """Writing into a part of an axis, or into part of another: united elementwise where the parts meet."""
-    base, piece = context.tensors()[:2]
-    labels, inner = context.of(base), context.of(piece)
-    rank = len(labels.shape)
-    if context.op.name == "select_scatter":
-        axis = context.arg(2) % rank
-        where: slice | int = context.arg(3) % labels.shape[axis]
-        names = {a: str(a + (a >= axis)) for a in range(rank - 1)}
-    else:
-        axis = context.arg(2, "dim", 0) % rank
-        where = slice(context.arg(3, "start"), context.arg(4, "end"), context.arg(5, "step", 1))
-        names = {a: str(a) for a in range(rank) if a != axis}
-        if axis in labels.blank and inner.bundle_at(axis) is not None:
-            ids = context.solver.fresh(labels.shape[axis])
-            labels = Labels((*labels.bundles, Bundle((axis,), ids)), labels.blank - {axis}, labels.source, labels.shape)
-        own, other = labels.bundle_at(axis), inner.bundle_at(axis)
-        if own is not None or other is not None:
-            part = _taken(context, labels, axis, where, inner.shape)
-            shared = [Operand(part, {axis: "x"}, base.index), Operand(inner, {axis: "x"}, piece.index)]
-            context.combine(shared, ["x"], {"x": inner.shape[axis]})
-    letters = [str(a) for a in range(rank)]
-    rest = Operand(inner, names, piece.index)
-    whole = Operand(labels, dict(enumerate(letters)), base.index)
-    return [context.combine([whole, rest], letters, dict(zip(letters, labels.shape, strict=True)))]
-
-
 def glu(context: Context) -> list[Labels]:
     """The first half of an axis gated by the second: the halves are united."""
     x = context.tensors()[0]
@@ -226,7 +138,7 @@ def glu(context: Context) -> list[Labels]:
     rank, shape = len(labels.shape), context.out_shape
     axis = context.arg(1, "dim", -1) % rank
     half = shape[axis]
-    parts = [_taken(context, labels, axis, slice(i * half, (i + 1) * half), shape) for i in (0, 1)]
+    parts = [taken(context, labels, axis, slice(i * half, (i + 1) * half), shape) for i in (0, 1)]
     letters = [str(a) for a in range(rank)]
     operands = [Operand(part, dict(enumerate(letters)), x.index) for part in parts]
     return [context.combine(operands, letters, dict(zip(letters, shape, strict=True)))]
@@ -242,10 +154,6 @@ RULES: dict[str, Callable[[Context], list[Labels]]] = {
     "flip": flip,
     "index": index,
     "index_select": index,
-    "cat": cat,
     "glu": glu,
-    "stack": stack,
     "constant_pad_nd": pad,
-    "slice_scatter": slice_scatter,
-    "select_scatter": slice_scatter,
 }

@@ -1,6 +1,6 @@
 """The rule table: ATen operator -> what it does to the labels. One file per family of operators."""
 
-from converters.trace.rules import convolution, elementwise, embedding, indexing, linear, norm, reshape
+from converters.trace.rules import convolution, elementwise, embedding, indexing, joining, linear, norm, reshape
 
 __all__ = ["DEFAULT_RULES"]
 
@@ -11,5 +11,6 @@ DEFAULT_RULES = {
     **norm.RULES,
     **reshape.RULES,
     **indexing.RULES,
+    **joining.RULES,
     **embedding.RULES,
 }
