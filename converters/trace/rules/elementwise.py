@@ -59,12 +59,16 @@ UNARY = """
     hardswish hardsigmoid mish exp exp2 expm1 log log2 log10 log1p abs neg sqrt rsqrt reciprocal square sign sgn floor
     ceil round trunc frac erf erfc erfinv clamp clamp_min clamp_max log_sigmoid_forward logit nan_to_num relu6 selu celu
     rrelu_with_noise softshrink hardshrink threshold isnan isinf isfinite logical_not bitwise_not sinc lgamma digamma
-    special_erfcx
+    special_erfcx special_entr special_i0 special_i0e special_i1 special_i1e special_ndtri special_log_ndtr i0 ndtri
+    polygamma mvlgamma isposinf isneginf signbit angle conj_physical deg2rad rad2deg frexp real imag resolve_conj
+    resolve_neg _neg_view special_bessel_j0 special_bessel_j1 tanhshrink log_sigmoid
 """.split()
 BINARY = """
     add sub rsub mul div pow remainder fmod floor_divide maximum minimum fmax fmin atan2 eq ne lt le gt ge where
     logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor masked_fill lerp addcmul addcdiv
-    _prelu_kernel copysign hypot heaviside xlogy logaddexp
+    _prelu_kernel copysign hypot heaviside xlogy logaddexp logaddexp2 complex polar nextafter ldexp float_power
+    special_xlog1py special_zeta igamma igammac gcd lcm bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
+    true_divide
 """.split()
 COPIES = "clone alias _to_copy lift_fresh lift_fresh_copy contiguous detach _conj positive view_copy".split()
 BLANK_OPS = """

@@ -10,38 +10,18 @@ import torch
 
 from converters.program import Ref
 from converters.trace.context import Context, Operand
-from converters.trace.labels import Bundle, Ids, Labels
+from converters.trace.labels import Ids, Labels
+from converters.trace.rules.indexing import taken
 
-__all__ = ["RULES", "Selection", "chosen", "known_places", "selection", "taken"]
+__all__ = ["RULES", "Selection", "chosen", "known_places", "selection"]
 
 CHOSEN = "it is indexed by values that are not known before running"
 NUMBERS = "its entries are positions on another axis"
 MASKS = (torch.bool, torch.uint8)
 
 
-def taken(context: Context, labels: Labels, axis: int, where: slice | Ids | int, shape: tuple[int, ...]) -> Labels:
-    """Positions ``where`` of one axis; a proper part of a bundle is a set that is kept."""
-    bundle = labels.bundle_at(axis)
-    rank = len(labels.shape)
-    if isinstance(where, int):
-        mapping = {a: a - (a > axis) for a in range(rank) if a != axis}
-    else:
-        mapping = {a: a for a in range(rank)}
-    if bundle is None:
-        return labels.move(mapping, shape)
-    position = bundle.axes.index(axis)
-    ids = bundle.ids[(slice(None),) * position + (where,)]
-    if not np.array_equal(np.unique(ids), np.unique(bundle.ids)):
-        context.solver.mark(ids, f"{context.where}, {context.op.name} of tensor {context.op.outputs[0]}")
-    others = tuple(other for other in labels.bundles if other is not bundle)
-    rest = Labels(others, labels.blank, labels.source, labels.shape).move(mapping, shape)
-    axes = tuple(mapping[a] for a in bundle.axes if a in mapping)
-    mine = (Bundle(axes, ids),) if axes else ()
-    return Labels(rest.bundles + mine, rest.blank, labels.source, shape)
-
-
 def chosen(context: Context, ref: Ref, labels: Labels, axes: Iterable[int]) -> Labels:
-    """Make axes uniform whose positions are addressed by number; rows of a stored table are no neurons to begin with."""
+    """Make axes uniform whose positions are addressed by number; rows of a stored table are no neurons."""
     table = ref.index in context.recording.named.values()
     return context.project(labels, axes, "kernel" if table else "fixed", CHOSEN)
 
@@ -162,7 +142,7 @@ def gather(context: Context) -> list[Labels]:
 
 
 def flattened(context: Context) -> list[Labels]:
-    """``take``, ``masked_select``, ``nonzero``: everything by its place in the flattened tensor, or that place itself."""
+    """``take``, ``masked_select``, ``nonzero``: by places in the flattened tensor, or these places."""
     source = [context.of(ref) for ref in context.tensors()]
     for labels in source:
         context.freeze(labels, f"{context.op.name} goes by its positions")

@@ -85,28 +85,16 @@ def flip(context: Context) -> list[Labels]:
     return [labels]
 
 
-def index(context: Context) -> list[Labels]:
-    """Indexing by known integers along one axis; anything else freezes."""
-    x = context.tensors()[0]
-    labels = context.of(x)
-    if context.op.name == "index_select":
-        axes, refs = [context.arg(1) % len(labels.shape)], [context.op.args[2]]
-    else:
-        axes = [axis for axis, ref in enumerate(context.op.args[1]) if ref is not None]
-        refs = [context.op.args[1][axis] for axis in axes]
-    where = context.constant(refs[0]) if len(refs) == 1 else None
-    if where is not None and where.ndim == 1 and where.dtype != bool:
-        return [taken(context, labels, axes[0], where.astype(np.int64), context.out_shape)]
-    unknown = "it is indexed by values that are not known before running"
-    context.freeze(labels, unknown, axes)
-    for ref in refs:
-        context.freeze(context.of(ref), "its entries are positions on another axis")
-    shape = context.out_shape
-    if len(refs) == 1 and len(shape) == len(labels.shape) and len(context.shape(refs[0])) == 1:
-        kept = [bundle for bundle in labels.bundles if axes[0] not in bundle.axes]
-        return [Labels(tuple(kept), labels.blank - {axes[0]}, labels.source, shape)]
-    context.freeze(labels, "it is indexed by several tensors at once")
-    return [Labels((), frozenset(), labels.source, shape)]
+def roll(context: Context) -> list[Labels]:
+    """``roll(x, shifts, dims)``: axes moved round; without ``dims`` the flattened tensor is."""
+    labels = context.of(context.tensors()[0])
+    shifts, dims = context.arg(1), context.arg(2, "dims", ())
+    if not dims:
+        return [context.project(labels, range(len(labels.shape)), "fixed", "it is rolled through all its axes")]
+    for shift, axis in zip(shifts, dims, strict=True):
+        order = np.roll(np.arange(labels.shape[axis]), shift)
+        labels = taken(context, labels, axis % len(labels.shape), order, labels.shape)
+    return [labels]
 
 
 def pad(context: Context) -> list[Labels]:
@@ -150,10 +138,12 @@ RULES: dict[str, Callable[[Context], list[Labels]]] = {
     "split": split,
     "split_with_sizes": split,
     "chunk": split,
+    "unsafe_split": split,
+    "unsafe_split_with_sizes": split,
+    "unsafe_chunk": split,
     "unbind": unbind,
     "flip": flip,
-    "index": index,
-    "index_select": index,
+    "roll": roll,
     "glu": glu,
     "constant_pad_nd": pad,
 }

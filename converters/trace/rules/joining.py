@@ -11,7 +11,7 @@ from converters.trace.context import Context, Operand, joint_source
 from converters.trace.labels import Bundle, Ids, Labels
 from converters.trace.rules.indexing import taken
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "written"]
 
 
 def cat(context: Context) -> list[Labels]:
@@ -34,7 +34,8 @@ def _joined(
     rest = context.combine([Operand(p, names, r.index) for p, r in zip(alone, refs, strict=True)], others, sizes)
     rest = rest.move(dict(enumerate(names)), shape)
     source = joint_source(piece.source for piece in labels)
-    if reach == (axis,) and not any(piece.bundle_at(axis) for piece in labels):
+    known = any(piece.bundle_at(axis) for piece in labels) or _state_beside_input(labels, axis)
+    if reach == (axis,) and not known:
         return Labels(rest.bundles, rest.blank, source, shape)
     ids, start = [], 0
     for piece, ref in zip(labels, refs, strict=True):
@@ -54,6 +55,12 @@ def _joined(
     return Labels((*rest.bundles, whole), rest.blank, source, shape)
 
 
+def _state_beside_input(labels: Sequence[Labels], axis: int) -> bool:
+    """Features joined with a state of one value (zeros before the first step): the state's entries are alike."""
+    blank = [axis in piece.blank for piece in labels if piece.shape[axis] > 1]
+    return axis == len(labels[0].shape) - 1 and any(blank) and not all(blank)
+
+
 def _reach(labels: Sequence[Labels], axis: int) -> tuple[int, ...]:
     """All axes that hang together with ``axis`` in some piece, through bundles that share axes."""
     reach = {axis}
@@ -71,9 +78,7 @@ def _apart(piece: Labels, reach: Sequence[int]) -> Labels:
     return rest.move({a: a for a in range(len(piece.shape)) if a not in reach}, piece.shape)
 
 
-def _grid(
-    context: Context, piece: Labels, ref: Ref, reach: tuple[int, ...], axis: int, start: int, total: int
-) -> Ids:
+def _grid(context: Context, piece: Labels, ref: Ref, reach: tuple[int, ...], axis: int, start: int, total: int) -> Ids:
     """The ids of one piece over ``reach``; neurons of fewer axes have one piece of themselves at each position."""
     inside = [bundle for bundle in piece.bundles if set(bundle.axes) & set(reach)]
     sizes = tuple(piece.shape[a] for a in reach)
@@ -124,6 +129,7 @@ def slice_scatter(context: Context) -> list[Labels]:
     base, piece = context.tensors()[:2]
     labels, inner = context.of(base), context.of(piece)
     rank = len(labels.shape)
+    places: Ids
     if context.op.name == "select_scatter":
         axis = context.arg(2) % rank
         places = np.array([context.arg(3) % labels.shape[axis]])
@@ -132,20 +138,27 @@ def slice_scatter(context: Context) -> list[Labels]:
         axis = context.arg(2, "dim", 0) % rank
         part = slice(context.arg(3, "start"), context.arg(4, "end"), context.arg(5, "step", 1))
         places = np.arange(*part.indices(labels.shape[axis]), dtype=np.int64)
+    return [written(context, base, inner, piece, axis, places)]
+
+
+def written(context: Context, base: Ref, inner: Labels, piece: Ref, axis: int, places: Ids) -> Labels:
+    """``base`` with ``inner`` (read from ``piece``) at different ``places`` of an axis: joined and put in order."""
+    labels = context.of(base)
     left = np.setdiff1d(np.arange(labels.shape[axis]), places)
     if not len(left):
-        return [Labels(inner.bundles, inner.blank, inner.source, context.out_shape)]
+        order = np.argsort(places)
+        return taken(context, inner, axis, order, context.out_shape)
     if not len(places):
-        return [labels]
+        return labels
     rest = taken(context, labels, axis, left, _resized(labels.shape, axis, len(left)))
     whole = _joined(context, [rest, inner], [base, piece], axis, context.out_shape)
     bundle = whole.bundle_at(axis)
     if bundle is None:
-        return [whole]
+        return whole
     order = np.argsort(np.concatenate([left, places]))
     ids = bundle.ids.take(order, axis=bundle.axes.index(axis))
     others = tuple(other for other in whole.bundles if other is not bundle)
-    return [Labels((*others, Bundle(bundle.axes, ids)), whole.blank, whole.source, whole.shape)]
+    return Labels((*others, Bundle(bundle.axes, ids)), whole.blank, whole.source, whole.shape)
 
 
 def _with_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

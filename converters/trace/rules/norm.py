@@ -112,7 +112,7 @@ def _dims(context: Context, rank: int) -> list[int]:
 INDEXING = {"argmax", "argmin", "sort", "topk", "kthvalue", "median", "mode"}
 REDUCTIONS = (
     "sum mean prod amax amin max min var std var_mean std_mean logsumexp linalg_vector_norm norm any all nansum "
-    "argmax argmin"
+    "argmax argmin aminmax count_nonzero"
 ).split()
 
 RULES = {
@@ -126,5 +126,6 @@ RULES = {
     "_fused_rms_norm": rms_norm,
     "_softmax": softmax,
     "_log_softmax": softmax,
+    "_safe_softmax": softmax,
     **dict.fromkeys(REDUCTIONS, reduction),
 }

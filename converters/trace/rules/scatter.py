@@ -5,62 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from converters.program import Ref
 from converters.trace.context import Context, Operand
-from converters.trace.labels import Bundle, Ids, Labels
-from converters.trace.rules.gather import CHOSEN, MASKS, known_places, selection, taken
+from converters.trace.labels import Bundle, Labels
+from converters.trace.rules.gather import CHOSEN, MASKS, known_places, selection
+from converters.trace.rules.joining import written
 
-__all__ = ["RULES", "written"]
+__all__ = ["RULES"]
 
 ADDED = {"scatter_add", "scatter_reduce", "index_add", "index_reduce"}
-
-
-def written(
-    context: Context, base: Ref, inner: Labels, index: int, axis: int, where: slice | Ids | int, rank: int
-) -> Labels:
-    """``base`` with ``inner`` (its axes aligned with those of ``base``) written to known places of one axis.
-
-    The elements of ``inner`` are those of the part they replace; a part of nothing but one value takes new ones.
-    """
-    labels = context.of(base)
-    names = {a: str(a) for a in range(rank) if a != axis}
-    if isinstance(where, int):
-        names = {a: str(a + (a >= axis)) for a in range(rank - 1)}
-    else:
-        other = inner.bundle_at(axis)
-        if axis in labels.blank and other is not None:
-            ids = context.solver.fresh(labels.shape[axis])
-            labels = Labels((*labels.bundles, Bundle((axis,), ids)), labels.blank - {axis}, labels.source, labels.shape)
-        if labels.bundle_at(axis) is not None or other is not None:
-            part = taken(context, labels, axis, where, inner.shape)
-            shared = [Operand(part, {axis: "x"}, base.index), Operand(inner, {axis: "x"}, index)]
-            context.combine(shared, ["x"], {"x": part.shape[axis]})
-        for bundle in inner.bundles:
-            if axis in bundle.axes and len(bundle.axes) > 1:
-                context.freeze_ids(bundle.ids, "it is written into a part of a larger set of neurons")
-    letters = [str(a) for a in range(rank)]
-    whole = Operand(labels, dict(enumerate(letters)), base.index)
-    out = context.combine(
-        [whole, Operand(inner, names, index)], letters, dict(zip(letters, labels.shape, strict=True))
-    )
-    return Labels(out.bundles, out.blank - {axis}, out.source, out.shape)
-
-
-def slice_scatter(context: Context) -> list[Labels]:
-    """Writing into a part of an axis, or one position of it: united elementwise where the parts meet."""
-    base, piece = context.tensors()[:2]
-    rank = len(context.shape(base))
-    if context.op.name == "select_scatter":
-        axis = context.arg(2) % rank
-        where: slice | int = context.arg(3) % context.shape(base)[axis]
-        if context.of(base).bundle_at(axis) is not None:
-            taken(context, context.of(base), axis, where, context.shape(piece))
-    else:
-        axis = context.arg(2, "dim", 0) % rank
-        where = slice(context.arg(3, "start"), context.arg(4, "end"), context.arg(5, "step", 1))
-    return [written(context, base, context.of(piece), piece.index, axis, where, rank)]
 
 
 def scatter(context: Context) -> list[Labels]:
@@ -77,9 +31,10 @@ def scatter(context: Context) -> list[Labels]:
     axis = context.arg(1) % len(shape)
     listed = context.op.name.startswith("index")
     places = known_places(context, index) if listed else None
-    if places is not None and len(np.unique(places)) == len(places) and _meets(context, base, source, axis):
+    if places is not None and len(np.unique(places)) == len(places):
         inner = _inner(context, source, shape, axis, len(places))
-        return [written(context, base, inner, source.index if source else -1, axis, places, len(shape))]
+        if context.of(base).bundle_at(axis) is not None or inner.bundle_at(axis) is not None:
+            return [written(context, base, inner, source or base, axis, places)]
     members = [index] if source is None else [index, source]
     count = context.shape(index)[0 if listed else axis] if context.shape(index) else 1
     full = [ref for ref in members if not (listed and ref is index)]
@@ -97,14 +52,9 @@ def scatter(context: Context) -> list[Labels]:
     kept = [str(a) for a in range(len(shape)) if a != axis and a not in cut]
     sizes = {str(a): size for a, size in enumerate(shape)} | {"s": count}
     moved = context.combine(operands, [*kept, "s"], sizes)
-    added = context.op.name in ADDED or (context.op.name == "scatter" and len(context.op.args) + len(context.op.kwargs) > 4)
+    reduced = context.op.name == "scatter" and len(context.op.args) + len(context.op.kwargs) > 4
+    added = reduced or context.op.name in ADDED
     return [_into(context, base, labels, _gone(context, moved, kept, added), kept, {axis, *cut})]
-
-
-def _meets(context: Context, base: Ref, source: Ref | None, axis: int) -> bool:
-    """Whether neurons lie along the axis that is written to."""
-    refs = [base] if source is None else [base, source]
-    return any(context.of(ref).bundle_at(axis) is not None for ref in refs)
 
 
 def _inner(context: Context, source: Ref | None, shape: Sequence[int], axis: int, count: int) -> Labels:
@@ -155,20 +105,18 @@ def index_put(context: Context) -> list[Labels]:
             return [context.combine(operands, letters, dict(zip(letters, shape, strict=True)))]
         places = known_places(context, ref)
         source = values if any(size > 1 for size in own) else None
-        aligned = source is not None and len(own) >= len(shape) - axis and _inner(
-            context, source, shape, axis, own[axis - len(shape)]
-        )
-        meets = context.of(base).bundle_at(axis) is not None or (aligned and aligned.bundle_at(axis) is not None)
-        if places is not None and meets and len(np.unique(places)) == len(places):
+        if places is not None and len(np.unique(places)) == len(places):
             inner = _inner(context, source, shape, axis, len(places))
-            return [written(context, base, inner, values.index, axis, places, len(shape))]
+            if context.of(base).bundle_at(axis) is not None or inner.bundle_at(axis) is not None:
+                return [written(context, base, inner, values, axis, places)]
     part = selection(context, len(shape), indices)
     labels = context.project(context.of(base), part.axes, "fixed", CHOSEN)
-    names = dict(enumerate(part.letters[len(part.letters) - len(own) :]))
+    shift = len(part.letters) - len(own)
+    names = {a: part.letters[a + shift] for a in range(len(own)) if a + shift >= 0}
     listed = [letter for letter in part.letters if letter.startswith("i")]
     sizes = {str(a): size for a, size in enumerate(shape)}
     for letter in listed:
-        lengths = [operand.labels.shape[a] for operand in part.operands for a, x in operand.letters.items() if x == letter]
+        lengths = [o.labels.shape[a] for o in part.operands for a, x in o.letters.items() if x == letter]
         sizes[letter] = max([*lengths, *(own[a] for a, x in names.items() if x == letter)], default=1)
     kept = list(part.names.values())
     operands = [Operand(context.of(values), names, values.index), *part.operands]
@@ -236,12 +184,9 @@ SCATTERS = "scatter scatter_add scatter_reduce index_add index_copy index_fill i
 
 RULES = {
     **dict.fromkeys(SCATTERS, scatter),
-    "slice_scatter": slice_scatter,
-    "select_scatter": slice_scatter,
     "index_put": index_put,
     "_unsafe_index_put": index_put,
     "masked_scatter": masked_scatter,
     "diagonal_scatter": diagonal_scatter,
     "as_strided_scatter": as_strided_scatter,
 }
-assert torch.bool in MASKS

@@ -1,6 +1,23 @@
 """The rule table: ATen operator -> what it does to the labels. One file per family of operators."""
 
-from converters.trace.rules import convolution, elementwise, embedding, indexing, joining, linear, norm, reshape
+from converters.trace.rules import (
+    convolution,
+    elementwise,
+    embedding,
+    gather,
+    indexing,
+    joining,
+    linalg,
+    linear,
+    norm,
+    order,
+    recurrent,
+    resampling,
+    reshape,
+    sampling,
+    scan,
+    scatter,
+)
 
 __all__ = ["DEFAULT_RULES"]
 
@@ -13,4 +30,12 @@ DEFAULT_RULES = {
     **indexing.RULES,
     **joining.RULES,
     **embedding.RULES,
+    **gather.RULES,
+    **scatter.RULES,
+    **order.RULES,
+    **scan.RULES,
+    **linalg.RULES,
+    **sampling.RULES,
+    **resampling.RULES,
+    **recurrent.RULES,
 }
