@@ -13,7 +13,7 @@ from converters.trace.context import Context, Operand
 from converters.trace.labels import Ids, Labels
 from converters.trace.rules.indexing import taken
 
-__all__ = ["RULES", "Selection", "chosen", "known_places", "selection"]
+__all__ = ["RULES", "Selection", "chosen", "known_places", "known_row", "selection"]
 
 CHOSEN = "it is indexed by values that are not known before running"
 NUMBERS = "its entries are positions on another axis"
@@ -26,13 +26,23 @@ def chosen(context: Context, ref: Ref, labels: Labels, axes: Iterable[int]) -> L
     return context.project(labels, axes, "kernel" if table else "fixed", CHOSEN)
 
 
-def known_places(context: Context, ref: Ref) -> Ids | None:
-    """The positions a one-dimensional constant (numbers or mask) addresses."""
+def known_places(context: Context, ref: Ref, size: int) -> Ids | None:
+    """The positions of an axis of ``size`` that a one-dimensional constant (numbers or mask) addresses."""
     value = context.constant(ref)
     if value is None or value.ndim != 1:
         return None
-    places: Ids = np.flatnonzero(value) if context.recording.dtypes[ref.index] in MASKS else value.astype(np.int64)
-    return places
+    if context.recording.dtypes[ref.index] in MASKS:
+        return np.flatnonzero(value).astype(np.int64)
+    return np.asarray(value.astype(np.int64) % max(size, 1))
+
+
+def known_row(context: Context, ref: Ref, axis: int) -> Ids | None:
+    """The positions a constant addresses along ``axis``, where they are the same everywhere else."""
+    value = context.constant(ref)
+    if value is None or not value.size:
+        return None
+    rows: Ids = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.int64)
+    return rows[0] if (rows == rows[:1]).all() else None
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,11 @@ def index(context: Context) -> list[Labels]:
     x, indices = context.op.args[0], context.op.args[1]
     labels, shape = context.of(x), context.out_shape
     given = [(axis, ref) for axis, ref in enumerate(indices) if ref is not None]
-    if len(given) == 1 and (places := known_places(context, given[0][1])) is not None:
+    if len(given) == 1 and (places := known_places(context, given[0][1], labels.shape[given[0][0]])) is not None:
         return [taken(context, labels, given[0][0], places, shape)]
+    if not all(context.shape(ref) or context.recording.dtypes[ref.index] not in MASKS for _, ref in given):
+        context.freeze(labels, CHOSEN)
+        return [Labels((), frozenset(), labels.source, shape)]
     part = selection(context, len(labels.shape), indices)
     labels = chosen(context, x, labels, part.axes)
     operands = [Operand(labels, part.names, x.index), *part.operands]
@@ -105,7 +118,7 @@ def index_select(context: Context) -> list[Labels]:
     if not labels.shape:
         return [labels]
     axis = context.arg(1) % len(labels.shape)
-    places = known_places(context, ref)
+    places = known_places(context, ref, labels.shape[axis])
     if places is not None:
         return [taken(context, labels, axis, places, shape)]
     letters = [str(a) for a in range(len(shape))]
@@ -128,11 +141,9 @@ def gather(context: Context) -> list[Labels]:
         if a != axis and size != labels.shape[a]:
             cut = tuple(size if b == a else old for b, old in enumerate(labels.shape))
             labels = taken(context, labels, a, slice(0, size), cut)
-    value = context.constant(ref)
-    if value is not None and value.size:
-        rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
-        if (rows == rows[:1]).all():
-            return [taken(context, labels, axis, rows[0].astype(np.int64), shape)]
+    row = known_row(context, ref, axis)
+    if row is not None:
+        return [taken(context, labels, axis, row, shape)]
     letters = [str(a) for a in range(len(shape))]
     operands = [
         Operand(chosen(context, x, labels, [axis]), {a: s for a, s in enumerate(letters) if a != axis}, x.index),

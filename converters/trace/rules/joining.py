@@ -13,6 +13,9 @@ from converters.trace.rules.indexing import taken
 
 __all__ = ["RULES", "written"]
 
+PICKS = {"select", "slice", "split", "split_with_sizes", "unbind", "index_select"}
+VIEWS = {"view", "_unsafe_view", "reshape"}
+
 
 def cat(context: Context) -> list[Labels]:
     """Pieces keep their ids; pieces without any get fixed ones, pieces of one value interchangeable ones."""
@@ -113,10 +116,14 @@ def _grid(context: Context, piece: Labels, ref: Ref, reach: tuple[int, ...], axi
 
 
 def stack(context: Context) -> list[Labels]:
-    """A new uniform axis; the others are united."""
+    """A new uniform axis; the others are united, unless the pieces are only picked out or laid end to end again."""
     refs = context.tensors()
     rank = len(context.out_shape)
     axis = context.arg(1, "dim", 0) % rank
+    if len(refs) > 1 and axis < rank - 1 and _unlike([context.of(ref) for ref in refs]):
+        index = next(i for i in context.op.outputs if i is not None)
+        if index is not None and _kept_apart(context, index):
+            return [_stacked(context, refs, axis)]
     rest = [a for a in range(rank) if a != axis]
     letters = [str(a) for a in rest]
     operands = [Operand(context.of(ref), dict(enumerate(letters)), ref.index) for ref in refs]
@@ -159,6 +166,45 @@ def written(context: Context, base: Ref, inner: Labels, piece: Ref, axis: int, p
     ids = bundle.ids.take(order, axis=bundle.axes.index(axis))
     others = tuple(other for other in whole.bundles if other is not bundle)
     return Labels((*others, Bundle(bundle.axes, ids)), whole.blank, whole.source, whole.shape)
+
+
+def _unlike(labels: Sequence[Labels]) -> bool:
+    """Whether pieces have one set of neurons each, along the same axes, but not the same neurons."""
+    if any(len(piece.bundles) != 1 for piece in labels):
+        return False
+    first = {bundle.axes: bundle.ids for bundle in labels[0].bundles}
+    if any({bundle.axes for bundle in piece.bundles} != set(first) for piece in labels):
+        return False
+    return any(not np.array_equal(bundle.ids, first[bundle.axes]) for piece in labels for bundle in piece.bundles)
+
+
+def _kept_apart(context: Context, index: int) -> bool:
+    """Whether all that happens to a tensor is that parts are picked out or axes are joined into one."""
+    users = [op for op in context.recording.ops if index in op.refs() and context.used.intersection(op.outputs)]
+    for op in users:
+        result = next(i for i in op.outputs if i is not None)
+        if op.name in PICKS or (op.name in VIEWS and len(context.shape(result)) < len(context.shape(index))):
+            continue
+        if op.name not in (*VIEWS, "permute", "transpose", "clone", "unsqueeze") or not _kept_apart(context, result):
+            return False
+    return bool(users)
+
+
+def _stacked(context: Context, refs: Sequence[Ref], axis: int) -> Labels:
+    """Every piece keeps its neurons; the new axis is part of their set."""
+    rank = len(context.out_shape)
+    mapping = {a: a + (a >= axis) for a in range(rank - 1)}
+    pieces = [context.of(ref).move(mapping, _with_axis(context.shape(ref), axis)) for ref in refs]
+    wide = [
+        Labels(
+            tuple(Bundle((axis, *bundle.axes), bundle.ids[None]) for bundle in piece.bundles),
+            piece.blank - {axis},
+            piece.source,
+            piece.shape,
+        )
+        for piece in pieces
+    ]
+    return _joined(context, wide, refs, axis, context.out_shape)
 
 
 def _with_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

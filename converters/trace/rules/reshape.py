@@ -24,7 +24,8 @@ def reshape_labels(context: Context, labels: Labels, shape: tuple[int, ...]) -> 
     """Labels after a reshape.
 
     A run of axes that become one run of others: a bundle over all of them is reshaped; with uniform axes beside it,
-    every position is the piece of its element (channel, pixel); two bundles in one run are frozen.
+    every position is the piece of its element (channel, pixel); with blank ones, which hold copies (a key for each of
+    its query heads), an interchangeable one; with another bundle, a pair.
     """
     if labels.shape == shape:
         return labels
@@ -50,22 +51,40 @@ def _ids_over(context: Context, labels: Labels, inside: Sequence[Bundle], before
     if len(inside) == 1 and set(inside[0].axes) == set(before):
         return inside[0].ordered(before)
     if len(inside) > 1:
-        reason = "two sets of neurons are flattened into one axis"
-        for bundle in inside:
-            context.freeze_ids(bundle.ids, reason)
-        ids = context.solver.fresh(tuple(sizes))
-        context.freeze_ids(ids, reason)
-        return ids
+        return _pairs(context, labels, inside, before)
     bundle = inside[0]
     own = [axis for axis in before if axis in bundle.axes]
     parents = bundle.ordered(own).reshape([labels.shape[axis] if axis in own else 1 for axis in before])
+    told = [labels.shape[axis] if axis in own or axis not in labels.blank else 1 for axis in before]
     slots, total = np.zeros([1] * len(before), np.int64), 1
     for i, axis in enumerate(before):
-        if axis not in own:
+        if axis not in own and told[i] > 1:
             step = np.arange(sizes[i]).reshape([-1 if j == i else 1 for j in range(len(before))])
             slots, total = slots * sizes[i] + step, total * sizes[i]
-    grid = np.broadcast_to(parents, sizes)
-    return context.solver.children(grid, np.broadcast_to(slots, sizes), total)
+    grid = np.broadcast_to(parents, told)
+    if total > 1:
+        grid = context.solver.children(grid, np.broadcast_to(slots, told), total)
+    if told != sizes:
+        ids = context.solver.fresh(tuple(sizes))
+        context.solver.member(ids, grid)
+        return ids
+    return grid
+
+
+def _pairs(context: Context, labels: Labels, inside: Sequence[Bundle], before: Sequence[int]) -> Ids:
+    """Several sets of neurons in one run: every position belongs to one of each (head, dimension of a shared value)."""
+    first, *others = inside
+    covered = {axis for other in others for axis in other.axes}
+    mine = [axis for axis in before if axis not in covered]
+    narrow = Labels((first,), labels.blank, labels.source, labels.shape)
+    parts = [(_ids_over(context, narrow, [first], mine), mine), *((other.ids, list(other.axes)) for other in others)]
+    ids = context.solver.fresh(tuple(labels.shape[axis] for axis in before))
+    for part, axes in parts:
+        if part is not None:
+            own = [axis for axis in before if axis in axes]
+            ordered = part.transpose([axes.index(axis) for axis in own])
+            context.solver.member(ids, ordered.reshape([labels.shape[a] if a in own else 1 for a in before]))
+    return ids
 
 
 def _simplified(context: Context, axes: tuple[int, ...], ids: Ids) -> Bundle:

@@ -8,8 +8,9 @@ import numpy as np
 
 from converters.program import Ref
 from converters.trace.context import Context, Operand
-from converters.trace.labels import Bundle, Labels
-from converters.trace.rules.gather import CHOSEN, MASKS, known_places, selection
+from converters.trace.labels import Bundle, Ids, Labels
+from converters.trace.rules.gather import CHOSEN, MASKS, known_places, known_row, selection
+from converters.trace.rules.indexing import taken
 from converters.trace.rules.joining import written
 
 __all__ = ["RULES"]
@@ -30,11 +31,15 @@ def scatter(context: Context) -> list[Labels]:
         return [context.of(base)]
     axis = context.arg(1) % len(shape)
     listed = context.op.name.startswith("index")
-    places = known_places(context, index) if listed else None
+    reduced = context.op.name == "scatter" and len(context.op.args) + len(context.op.kwargs) > 4
+    added = reduced or context.op.name in ADDED
+    places = known_places(context, index, shape[axis]) if listed else known_row(context, index, axis)
+    if not listed and not _alike(context, base, index, source, axis):
+        places = None
     if places is not None and len(np.unique(places)) == len(places):
         inner = _inner(context, source, shape, axis, len(places))
         if context.of(base).bundle_at(axis) is not None or inner.bundle_at(axis) is not None:
-            return [written(context, base, inner, source or base, axis, places)]
+            return [_written(context, base, inner, source or base, axis, places, added)]
     members = [index] if source is None else [index, source]
     count = context.shape(index)[0 if listed else axis] if context.shape(index) else 1
     full = [ref for ref in members if not (listed and ref is index)]
@@ -52,9 +57,24 @@ def scatter(context: Context) -> list[Labels]:
     kept = [str(a) for a in range(len(shape)) if a != axis and a not in cut]
     sizes = {str(a): size for a, size in enumerate(shape)} | {"s": count}
     moved = context.combine(operands, [*kept, "s"], sizes)
-    reduced = context.op.name == "scatter" and len(context.op.args) + len(context.op.kwargs) > 4
-    added = reduced or context.op.name in ADDED
     return [_into(context, base, labels, _gone(context, moved, kept, added), kept, {axis, *cut})]
+
+
+def _written(context: Context, base: Ref, inner: Labels, piece: Ref, axis: int, places: Ids, added: bool) -> Labels:
+    """Written to places that are known; what is added is united with what is there."""
+    if added:
+        part = taken(context, context.of(base), axis, places, inner.shape)
+        letters = [str(a) for a in range(len(inner.shape))]
+        operands = [Operand(part, dict(enumerate(letters)), base.index), Operand(inner, dict(enumerate(letters)))]
+        inner = context.combine(operands, letters, dict(zip(letters, inner.shape, strict=True)))
+    return written(context, base, inner, piece, axis, places)
+
+
+def _alike(context: Context, base: Ref, index: Ref, source: Ref | None, axis: int) -> bool:
+    """Whether index and source reach as far as each other, and as the base on all other axes."""
+    shape, own = context.shape(base), context.shape(index)
+    fits = all(a == axis or size == shape[a] for a, size in enumerate(own))
+    return fits and (source is None or context.shape(source) == own)
 
 
 def _inner(context: Context, source: Ref | None, shape: Sequence[int], axis: int, count: int) -> Labels:
@@ -95,6 +115,12 @@ def index_put(context: Context) -> list[Labels]:
     own = context.shape(values)
     if len(given) == 1:
         (axis, ref) = given[0]
+        places = known_places(context, ref, shape[axis])
+        source = values if any(size > 1 for size in own) else None
+        if places is not None and len(np.unique(places)) == len(places):
+            inner = _inner(context, source, shape, axis, len(places))
+            if context.of(base).bundle_at(axis) is not None or inner.bundle_at(axis) is not None:
+                return [_written(context, base, inner, values, axis, places, added)]
         if context.recording.dtypes[ref.index] in MASKS and all(size == 1 for size in own):
             letters = [str(a) for a in range(len(shape))]
             mask = {a: letters[axis + a] for a in range(len(context.shape(ref)))}
@@ -103,12 +129,10 @@ def index_put(context: Context) -> list[Labels]:
                 Operand(context.of(ref), mask, ref.index),
             ]
             return [context.combine(operands, letters, dict(zip(letters, shape, strict=True)))]
-        places = known_places(context, ref)
-        source = values if any(size > 1 for size in own) else None
-        if places is not None and len(np.unique(places)) == len(places):
-            inner = _inner(context, source, shape, axis, len(places))
-            if context.of(base).bundle_at(axis) is not None or inner.bundle_at(axis) is not None:
-                return [written(context, base, inner, values, axis, places)]
+    if not all(context.shape(ref) or context.recording.dtypes[ref.index] not in MASKS for _, ref in given):
+        context.freeze(context.of(base), CHOSEN)
+        context.freeze(context.of(values), CHOSEN)
+        return [Labels((), frozenset(), "", shape)]
     part = selection(context, len(shape), indices)
     labels = context.project(context.of(base), part.axes, "fixed", CHOSEN)
     shift = len(part.letters) - len(own)

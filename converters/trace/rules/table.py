@@ -1,6 +1,7 @@
 """The rule table: ATen operator -> what it does to the labels. One file per family of operators."""
 
 from converters.trace.rules import (
+    attention,
     convolution,
     elementwise,
     embedding,
@@ -30,6 +31,7 @@ DEFAULT_RULES = {
     **indexing.RULES,
     **joining.RULES,
     **embedding.RULES,
+    **attention.RULES,
     **gather.RULES,
     **scatter.RULES,
     **order.RULES,
