@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.errors import ExampleInputError
 from converters.program import Op, Ref, Symbol, map_leaves
 from converters.trace.labels import Ids
+from converters.trace.watch import Watch, plain_functions
 
 __all__ = ["Recording", "named_tensors", "record"]
 
@@ -35,6 +35,17 @@ RANDOM = {
     "dropout",
     "native_dropout",
 }
+PLAIN = {type(None), bool, int, float, str, complex}
+COPIES = {torch.ops.aten.clone.default, torch.ops.aten.alias.default}
+STRIDED = {
+    torch.ops.aten.as_strided.default,
+    torch.ops.aten.view_as_complex.default,
+    torch.ops.aten.view_as_real.default,
+    torch.ops.aten.view.dtype,
+}
+"""Operations that depend on how their operand lies in memory."""
+SHAPED = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default}
+"""Operations whose second argument is the shape of the result; -1 is written out."""
 
 
 @dataclass
@@ -59,12 +70,20 @@ class Recording:
         return len(self.shapes) - 1
 
 
-class _Recorder(TorchDispatchMode):
-    """Sees every operation below autograd and functionalisation, hence never an in-place one."""
+class _StridesMatter(Exception):
+    """An operation reads memory by its strides, so that copies count."""
 
-    def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str]) -> None:
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation below autograd and functionalisation, hence never an in-place one.
+
+    Nothing is written in place, so a copy is the tensor copied: with ``fold`` it gets no number of its own. Whether torch
+    copies before a reshape depends on the batch size, and the program must not.
+    """
+
+    def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str], fold: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recording, self.dtype, self.scope = recording, dtype, scope
+        self.recording, self.dtype, self.scope, self.fold = recording, dtype, scope, fold
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.stale: dict[int, str] = {}
         self.reading = False
@@ -100,14 +119,22 @@ class _Recorder(TorchDispatchMode):
         if self.reading:
             return out
         if func is torch.ops.aten.detach.default:
-            self.known[id(out)] = (weakref.ref(out), self.find(args[0]))
-            return out
+            return self._alias(out, args[0])
         if func._schema.is_mutable:
             func = self._functional(func, args)
         if func is torch.ops.aten.as_strided.default and _restrides(args[0], out):
             func, args, kwargs = torch.ops.aten.clone.default, args[:1], {}
-        encoded = map_leaves(args, self._encode)
-        named = tuple((key, map_leaves(value, self._encode)) for key, value in kwargs.items())
+        if self.fold:
+            if func in COPIES:
+                return self._alias(out, args[0])
+            if func in STRIDED:
+                raise _StridesMatter
+            if func is torch.ops.aten._unsafe_view.default:
+                func = torch.ops.aten.view.default
+        if func in SHAPED:
+            args = (args[0], tuple(out.shape))
+        encoded = self._encoded(args)
+        named = tuple((key, self._encoded(value)) for key, value in kwargs.items())
         results = out if isinstance(out, (tuple, list)) else (out,)
         outputs = tuple(self.register(item) if isinstance(item, Tensor) else None for item in results)
         op = Op(str(func), encoded, named, outputs, self.scope[-1])
@@ -117,6 +144,17 @@ class _Recorder(TorchDispatchMode):
                     self.recording.values[index] = item.detach().clone()
         self.recording.ops.append(op)
         return out
+
+    def _alias(self, out: Tensor, source: Tensor) -> Tensor:
+        """``out`` is ``source`` under another identity."""
+        self.known[id(out)] = (weakref.ref(out), self.find(source))
+        self.stale.pop(id(out), None)
+        return out
+
+    def _encoded(self, tree: Any) -> Any:
+        if isinstance(tree, (tuple, list)):
+            return tuple([self._encoded(item) for item in tree])
+        return self._encode(tree)
 
     def _read(self, tensor: Tensor) -> None:
         """A value goes to Python: remembered, unless it is a constant."""
@@ -155,20 +193,20 @@ class _Recorder(TorchDispatchMode):
 
     def _is_constant(self, op: Op) -> bool:
         rec = self.recording
-        if op.name in RANDOM:
-            return False
-        return all(index in rec.values or index in rec.constants for index in op.refs())
+        return all(index in rec.values or index in rec.constants for index in op.refs()) and op.name not in RANDOM
 
     def _encode(self, leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
             return Ref(self.find(leaf))
+        if type(leaf) in PLAIN:
+            return leaf
         if isinstance(leaf, torch.dtype):
             return Symbol("dtype" if leaf == self.dtype else str(leaf).removeprefix("torch."))
         if isinstance(leaf, torch.device):
             return Symbol("device")
         if isinstance(leaf, (torch.layout, torch.memory_format)):
             return Symbol(str(leaf).removeprefix("torch."))
-        if leaf is None or isinstance(leaf, (bool, int, float, str, complex)):
+        if isinstance(leaf, (bool, int, float, str, complex)):
             return leaf
         raise ExampleInputError(f"an operation takes a {type(leaf).__name__}, which cannot be recorded")
 
@@ -188,48 +226,6 @@ def _offsets(tensor: Tensor) -> Ids | None:
     for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         grid = grid + (np.arange(size) * stride).reshape([-1 if a == axis else 1 for a in range(tensor.dim())])
     return np.unique(np.asarray(grid, dtype=np.int64))
-
-
-READS = {
-    getattr(Tensor, name)
-    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__complex__")
-}
-"""Ways out of torch: what a network does with such a number cannot be seen."""
-
-
-class _Watch(TorchFunctionMode):
-    """Notices values that leave torch, and pads circularly by joining pieces.
-
-    torch's own circular padding writes in place where functionalisation does not see it.
-    """
-
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in READS:
-            self.recorder.reading = True
-            try:
-                torch.ops.aten.clone.default(args[0])
-            finally:
-                self.recorder.reading = False
-        if func is nn.functional.pad:
-            x, amounts, mode = (*args, *(kwargs[k] for k in ("input", "pad", "mode") if k in kwargs), "constant")[:3]
-            if mode == "circular":
-                for i in range(0, len(amounts), 2):
-                    x = _wrapped(x, x.dim() - 1 - i // 2, amounts[i], amounts[i + 1])
-                return x
-        return func(*args, **kwargs)
-
-
-def _wrapped(x: Tensor, axis: int, before: int, after: int) -> Tensor:
-    size = x.shape[axis]
-    head = [x.narrow(axis, size - before, before)] if before > 0 else []
-    tail = [x.narrow(axis, 0, after)] if after > 0 else []
-    kept = x.narrow(axis, max(-before, 0), size - max(-before, 0) - max(-after, 0))
-    return torch.cat([*head, kept, *tail], axis) if head or tail else kept
 
 
 def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
@@ -288,8 +284,17 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     Raises:
         ExampleInputError: the network does not run on these inputs; torch's own error is the cause.
     """
+    try:
+        return _record(model, args, kwargs, dtype, fold=True)
+    except _StridesMatter:
+        return _record(model, args, kwargs, dtype, fold=False)
+
+
+def _record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype, *, fold: bool
+) -> Recording:
     recording, scope = Recording(), [""]
-    recorder = _Recorder(recording, dtype, scope)
+    recorder = _Recorder(recording, dtype, scope, fold)
     state, aliases, _ = named_tensors(model)
     for name, tensor in state.items():
         if name not in aliases:
@@ -316,9 +321,9 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], d
     shape: list[Any] = []
     with _quiet(model, scope):
         try:
-            with recorder, _Watch(recorder):
+            with plain_functions(), recorder, Watch(recorder):
                 results = torch.func.functionalize(run, remove="mutations")(*inputs)
-        except ExampleInputError:
+        except (ExampleInputError, _StridesMatter):
             raise
         except Exception as error:
             raise ExampleInputError(

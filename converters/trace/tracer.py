@@ -105,14 +105,18 @@ def _recorded(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype) -> t
     """Two runs at different batch sizes tell which integers follow the batch; one network of the batch suffices."""
     sizes = [tensor.shape[0] for tensor in _tensors(args, kwargs) if tensor.dim()]
     batch = sizes[0] if sizes else 0
-    for small, large in ((1, 3), (batch, batch + max(batch, 2))) if batch else ():
-        first = _resized(model, args, kwargs, dtype, batch, small)
-        second = _resized(model, args, kwargs, dtype, batch, large) if first is not None else None
+    runs: dict[int, Recording | None] = {}
+    for small, large in dict.fromkeys([(1, 3), (batch, batch + max(batch, 2))]) if batch else ():
+        for size in (small, large):
+            if size not in runs and (size == small or runs[small] is not None):
+                runs[size] = _resized(model, args, kwargs, dtype, batch, size)
+        first, second = runs[small], runs.get(large)
         if first is not None and second is not None:
             program = with_free_batch(first, second, small, large, dtype)
             if any(any(spec.free) for spec in program.inputs) and same_constants(first, second):
                 return first, program
-    alone = record(model, args, kwargs, dtype)
+    alone = runs.get(1) if batch == 1 else None
+    alone = record(model, args, kwargs, dtype) if alone is None else alone
     again = record(model, pytree.tree_map(_perturbed, args), pytree.tree_map(_perturbed, kwargs), dtype)
     return alone, with_free_batch(alone, again, batch, batch, dtype)
 

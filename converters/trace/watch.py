@@ -1,0 +1,112 @@
+"""What is done to a network's Python while it is recorded: values that leave torch are noticed, functions made plain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Watch", "plain_functions"]
+
+
+class Reader(Protocol):
+    """A recorder that is told when a value is read."""
+
+    reading: bool
+
+
+READS = {
+    getattr(Tensor, name)
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__complex__")
+}
+"""Ways out of torch: what a network does with such a number cannot be seen."""
+
+
+class Watch(TorchFunctionMode):
+    """Notices values that leave torch, and pads circularly by joining pieces.
+
+    torch's own circular padding writes in place where functionalisation does not see it.
+    """
+
+    def __init__(self, recorder: Reader) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in READS:
+            self.recorder.reading = True
+            try:
+                torch.ops.aten.clone.default(args[0])
+            finally:
+                self.recorder.reading = False
+        if func is nn.functional.pad:
+            x, amounts, mode = (*args, *(kwargs[k] for k in ("input", "pad", "mode") if k in kwargs), "constant")[:3]
+            if mode == "circular":
+                for i in range(0, len(amounts), 2):
+                    x = _wrapped(x, x.dim() - 1 - i // 2, amounts[i], amounts[i + 1])
+                return x
+        return func(*args, **kwargs)
+
+
+def _wrapped(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    size = x.shape[axis]
+    head = [x.narrow(axis, size - before, before)] if before > 0 else []
+    tail = [x.narrow(axis, 0, after)] if after > 0 else []
+    kept = x.narrow(axis, max(-before, 0), size - max(-before, 0) - max(-after, 0))
+    return torch.cat([*head, kept, *tail], axis) if head or tail else kept
+
+
+class _Context:
+    """What an autograd function keeps for a backward pass that never comes."""
+
+    def __init__(self, count: int) -> None:
+        self.needs_input_grad = (False,) * count
+        self.saved_tensors: tuple[Any, ...] = ()
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.saved_tensors = tensors
+
+    def save_for_forward(self, *tensors: Any) -> None:
+        """Nothing runs forwards through derivatives."""
+
+    def mark_dirty(self, *tensors: Any) -> None:
+        """Writes in place are seen without being announced."""
+
+    def mark_non_differentiable(self, *tensors: Any) -> None:
+        """Nothing is differentiated."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Nothing is differentiated."""
+
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def plain_functions() -> Iterator[None]:
+    """Custom ``torch.autograd.Function`` run their forward alone; functionalisation refuses those of the older form.
+
+    Only for this thread: others keep their gradients.
+    """
+    function, owner = torch.autograd.Function, threading.get_ident()
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != owner:
+            return original.__func__(cls, *args, **kwargs)
+        if cls.setup_context is not function.setup_context:
+            return cls.forward(*args, **kwargs)
+        return cls.forward(_Context(len(args)), *args, **kwargs)
+
+    with _lock:
+        original = function.__dict__["apply"]
+        setattr(function, "apply", classmethod(apply))  # noqa: B010 - an assignment is no method to mypy
+        try:
+            yield
+        finally:
+            setattr(function, "apply", original)  # noqa: B010
