@@ -18,7 +18,7 @@ from converters.program import Program
 
 __all__ = ["Axis", "Block", "Group", "IndexArray", "Layer", "Parameter", "Structure"]
 
-SCHEMA = 1
+SCHEMA = 2
 Ints = NDArray[np.int64]
 
 
@@ -70,6 +70,9 @@ class Group:
         cells: number of cells; member ``m`` lies in cell ``m // (size // cells)`` and moves only within it,
             and with the whole cell when the parent's member moves.
         reason: why it is fixed.
+        factors: groups whose members this one's are made of: member ``m`` is the tuple of ``table[i][m]`` of
+            ``factors[i]`` and moves with these alone (query heads that share a key: one factor is the head, the other
+            the key's dimension).
     """
 
     name: str
@@ -78,6 +81,8 @@ class Group:
     parent: int | None = None
     cells: int = 1
     reason: str = ""
+    factors: tuple[int, ...] = ()
+    table: tuple[IndexArray, ...] = ()
 
     @property
     def permutable(self) -> bool:
@@ -306,7 +311,7 @@ class Structure:
             )
         return cls(
             name=data["name"],
-            groups=tuple(Group(**group) for group in data["groups"]),
+            groups=tuple(_group(item) for item in data["groups"]),
             parameters=tuple(_parameter(item) for item in data["parameters"]),
             layers=tuple(_layer(item) for item in data["layers"]),
             blocks=tuple(_block(item) for item in data["blocks"]),
@@ -357,6 +362,11 @@ class Structure:
 
 def _index(data: dict[str, Any] | None) -> IndexArray | None:
     return None if data is None else IndexArray(tuple((a, b, c) for a, b, c in data["runs"]))
+
+
+def _group(data: dict[str, Any]) -> Group:
+    table = tuple(IndexArray(tuple((a, b, c) for a, b, c in column["runs"])) for column in data["table"])
+    return Group(**{**data, "factors": tuple(data["factors"]), "table": table})
 
 
 def _axis(data: dict[str, Any]) -> Axis:

@@ -48,6 +48,7 @@ def align(
     theirs = {name: theirs[name].detach().double().cpu() for name in names}
     roots = [g for g, group in enumerate(structure.groups) if group.role == "hidden" and group.parent is None]
     roots = [g for g in roots if structure.groups[g].size > 1 or _children(structure, g)]
+    roots = [g for g in roots if not structure.groups[g].factors]
     generator = torch.Generator().manual_seed(seed)
     total = Permutation(structure, {})
     for _ in range(max_iterations):
@@ -100,10 +101,28 @@ def _similarity(structure: Structure, g: int, reference: Mapping[str, Tensor], w
         if parameter.name not in weights:
             continue
         for axis, number in [*zip(parameter.axes, range(len(parameter.axes)), strict=True), (parameter.grouped, -1)]:
-            if axis is not None and g in axis.groups:
-                a, b = (_rows(w[parameter.name], parameter, number) for w in (reference, weights))
-                score += _on_axis(axis, g, size, a, b)
+            if axis is None:
+                continue
+            for h, member, other in _views(structure, g):
+                if h in axis.groups:
+                    a, b = (_rows(w[parameter.name], parameter, number) for w in (reference, weights))
+                    score += _on_axis(axis, h, member, other, size, a, b)
     return score
+
+
+def _views(structure: Structure, g: int) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Groups whose members move with those of ``g``: itself, and pairs, whose other parts count as slots."""
+    own = np.arange(structure.groups[g].size)
+    views = [(g, own, 0 * own)]
+    for h, group in enumerate(structure.groups):
+        if group.factors.count(g) != 1:
+            continue  # a group paired with itself moves in both parts at once, which no linear assignment sees
+        other = np.zeros(group.size, np.int64)
+        for factor, column in zip(group.factors, group.table, strict=True):
+            if factor != g:
+                other = other * structure.groups[factor].size + column.values
+        views.append((h, group.table[group.factors.index(g)].values, other))
+    return views
 
 
 def _rows(tensor: Tensor, parameter: Parameter, axis: int) -> Tensor:
@@ -115,9 +134,19 @@ def _rows(tensor: Tensor, parameter: Parameter, axis: int) -> Tensor:
     return tensor.reshape(cells, rows // cells, width, -1).transpose(1, 2).reshape(cells * width, -1)
 
 
-def _on_axis(axis: Axis, g: int, size: int, reference: Tensor, weights: Tensor) -> Matrix:
+def _on_axis(
+    axis: Axis,
+    g: int,
+    member_of: NDArray[np.int64],
+    other: NDArray[np.int64],
+    size: int,
+    reference: Tensor,
+    weights: Tensor,
+) -> Matrix:
     here = np.flatnonzero(axis.group.values == g)
-    member, slot = axis.member.values[here], axis.slot.values[here]
+    pair = axis.member.values[here]
+    member = member_of[pair]
+    slot = axis.slot.values[here] * (int(other.max()) + 1) + other[pair]
     score = np.zeros((size, size))
     for s in np.unique(slot):
         at, who = here[slot == s], member[slot == s]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ from converters.to_graph import features, to_graph
 from converters.to_state_dict import stacked_weights, to_state_dict
 from converters.weight_space import WeightSpaceFeatures
 
-__all__ = ["Permutation", "draw_order", "permute", "relabelling", "sample_permutation"]
+__all__ = ["Permutation", "draw_order", "paired_orders", "permute", "relabelling", "sample_permutation"]
 
 
 class Permutation(Mapping[int, Tensor]):
@@ -28,7 +28,9 @@ class Permutation(Mapping[int, Tensor]):
     """
 
     def __init__(self, structure: Structure, orders: Mapping[int, Tensor], seed: int | None = None) -> None:
-        self.structure, self._orders, self._seed = structure, dict(orders), seed
+        self.structure, self._seed = structure, seed
+        self._orders = {g: order for g, order in orders.items() if not structure.groups[g].factors}
+        self._orders.update(paired_orders(structure, self._orders))
 
     def __getitem__(self, group: int) -> Tensor:
         return self._orders[group]
@@ -106,11 +108,17 @@ def draw_order(size: int, cells: int, generator: torch.Generator | None) -> Tens
 
 
 def sample_permutation(
-    structure: Structure, generator: torch.Generator | None = None, coupled: bool = True
+    structure: Structure,
+    generator: torch.Generator | None = None,
+    coupled: bool = True,
+    groups: Collection[int] | None = None,
 ) -> Permutation:
     """A random element of the structure's symmetry group; ``coupled=False`` gives a false symmetry.
 
-    Nested groups are permuted within their cells, and whole cells follow their parent.
+    Nested groups are permuted within their cells, and whole cells follow their parent; pairs follow both.
+
+    Args:
+        groups: the groups to permute (default: all); others only follow.
 
     >>> import torch.nn as nn
     >>> from converters import execute, trace
@@ -123,9 +131,14 @@ def sample_permutation(
     orders: dict[int, Tensor] = {}
     for g in sorted(range(len(structure.groups)), key=lambda g: _depth(structure, g)):
         group = structure.groups[g]
-        if group.role != "hidden" or (group.size < 2 and group.parent is None):
+        if group.role != "hidden" or group.factors or (group.size < 2 and group.parent is None):
             continue
-        inside = draw_order(group.size, group.cells, generator)
+        if groups is None or g in groups:
+            inside = draw_order(group.size, group.cells, generator)
+        elif group.parent in orders:
+            inside = torch.arange(group.size)
+        else:
+            continue
         if group.parent is not None and group.parent in orders:
             width = group.size // group.cells
             inside = inside.view(group.cells, width)[orders[group.parent]].flatten()
@@ -134,9 +147,33 @@ def sample_permutation(
     return Permutation(structure, orders, seed)
 
 
+def paired_orders(structure: Structure, orders: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The orders of groups of pairs that follow from those of their factors; ``[size]`` or ``[n, size]`` alike.
+
+    A pair ``(i, j)`` is read from where ``(a[i], b[j])`` was.
+    """
+    known = dict(orders)
+    out: dict[int, Tensor] = {}
+    for g in sorted(range(len(structure.groups)), key=lambda g: _depth(structure, g)):
+        group = structure.groups[g]
+        if not group.factors or not any(f in known for f in group.factors):
+            continue
+        columns = [torch.from_numpy(column.values.copy()) for column in group.table]
+        key, wanted = torch.zeros(group.size, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+        for factor, column in zip(group.factors, columns, strict=True):
+            size = structure.groups[factor].size
+            image = known[factor][..., column.to(known[factor].device)] if factor in known else column
+            key, wanted = key * size + column, wanted.to(image.device) * size + image
+        place = torch.argsort(key)
+        found = torch.searchsorted(key[place].to(wanted.device), wanted.contiguous())
+        known[g] = out[g] = place.to(wanted.device)[found]
+    return out
+
+
 def _depth(structure: Structure, g: int) -> int:
-    parent = structure.groups[g].parent
-    return 0 if parent is None else 1 + _depth(structure, parent)
+    group = structure.groups[g]
+    above = [*group.factors, *([] if group.parent is None else [group.parent])]
+    return 1 + max(_depth(structure, h) for h in above) if above else 0
 
 
 def permute(source: Any, permutation: Permutation) -> Any:

@@ -98,9 +98,8 @@ def verify(
         found = change(every)
         error = max(error, found)
         if found >= tolerance:
-            for g in every:
-                part = {h: every[h] for h in every if h == g or structure.groups[h].parent == g}
-                if change(Permutation(structure, part)) >= tolerance:
+            for g in (g for g in every if not structure.groups[g].factors):
+                if change(sample_permutation(structure, generator, groups={g})) >= tolerance:
                     unsound[structure.groups[g].name] = None
         if movable and control <= 1e-3:
             control = max(control, change(sample_permutation(structure, generator, coupled=False)))
@@ -109,7 +108,7 @@ def verify(
         network=structure.name,
         error=error,
         control=control,
-        units=sum(group.permutable for group in structure.groups),
+        units=sum(group.permutable and not group.factors for group in structure.groups),
         unsound=tuple(unsound),
         frozen=structure.frozen_reasons,
         coverage=coverage(structure),

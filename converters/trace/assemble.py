@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.program import Program
-from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
+from converters.structure import Axis, Block, Group, IndexArray, Layer, Parameter, Structure
 from converters.trace.activations import finish_activation
 from converters.trace.context import Context
 from converters.trace.labels import Ids
@@ -28,7 +28,7 @@ class _Groups:
         self._of_family: dict[int, int] = {}
         self._members: dict[int, dict[int, int]] = {}
         self._kinds = np.array([family.kind for family in context.solver.families] + ["none"])
-        self._sizes = np.array([len(unit.ids) for unit in solution.units])
+        self._sizes = np.array([unit.size for unit in solution.units])
 
     def axis(self, ids: Ids, name: str, role: str = "hidden") -> Axis:
         """The axis whose positions are these elements (-1: none); ``role`` of a single neuron met first here."""
@@ -56,9 +56,12 @@ class _Groups:
         if unit not in self._of_unit:
             spec = self.solution.units[unit]
             parent = None if spec.parent is None else self._unit(spec.parent, f"{name}.cells", "hidden")
-            role = role if len(spec.ids) == 1 else "hidden"
+            factors = tuple(self._unit(f, f"{name}.factor", "hidden") for f in spec.factors)
+            table = tuple(IndexArray.of(column) for column in spec.table.T) if spec.factors else ()
+            role = role if spec.size == 1 else "hidden"
             self._of_unit[unit] = len(self.groups)
-            self.groups.append(Group(self._free(name), len(spec.ids), role, parent, spec.cells))
+            group = Group(self._free(name), spec.size, role, parent, spec.cells, factors=factors, table=table)
+            self.groups.append(group)
         return self._of_unit[unit]
 
     def _family(self, family: int, values: Ids, name: str) -> tuple[int, Ids]:

@@ -157,13 +157,7 @@ class Context:
                     full.append(ids.transpose([names.index(x) for x in axes]))
                 elif set(names) & set(axes):
                     partial.append((operand, uniform & set(axes), names, ids))
-        if full:
-            base = full[0]
-        else:
-            base = self.solver.fresh(sizes)
-            for _, _, _, ids in partial:
-                self.freeze_ids(ids, "its neurons occur on overlapping sets of axes")
-            self.freeze_ids(base, "its neurons occur on overlapping sets of axes")
+        base = full[0] if full else self.solver.fresh(sizes)
         for other in full[1:]:
             self.solver.union(base, other)
         grid = dict(zip(axes, np.indices(sizes, dtype=np.int64), strict=True))
@@ -175,7 +169,7 @@ class Context:
                 slots, total = self._coordinate(grid, sorted(uniform), axes, sizes)
                 self.solver.keyed(base, parents, slots * 2**20 + total)
             else:
-                self.solver.member(base, parents)
+                self.solver.member(base, parents, sum(1 << i for i, x in enumerate(axes) if x in names))
         for operand, bundles, uniform in parts:
             touched = uniform & set(axes)
             if not touched or any(set(names) & set(axes) for names, _ in bundles):
@@ -228,7 +222,7 @@ class Context:
             parents = known[0][:, 0]
         else:
             parents = self.solver.fresh(len(table))
-            self.solver.member(table, parents[:, None])
+            self.solver.member(table, parents[:, None], sum(1 << bundle.axes.index(axis) for axis in kept))
         return parents.reshape(ids.shape[: len(kept)])
 
     def project(self, labels: Labels, axes: Iterable[int], kind: str, reason: str) -> Labels:

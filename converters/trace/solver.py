@@ -2,12 +2,13 @@
 
 An element is one neuron wherever it occurs. Constraints: ``union`` (two are the same neuron), ``relate`` (an element
 belongs to a parent, at a known slot or at none), ``label`` (told apart, for a reason), ``mark`` (a set that is kept).
-They are solved by union-find, congruence closure and colour refinement. Where the answer could be unsound the
-elements involved are frozen.
+They are solved by union-find, congruence closure, colour refinement and a decomposition into units, which are carried
+out on the constraints before they are believed. Elements of those that fail are frozen.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from converters.trace.decompose import Decomposition, Relations, Unit, broken, decompose
 from converters.trace.labels import Ids
 
-__all__ = ["Family", "Solution", "Solver", "Unit"]
+__all__ = ["Family", "Solution", "Solver"]
+
+LIMIT = 20.0
+UNPROVEN = "its neurons are tied to two permutable sets at once, and no permutation could be proven"
 
 Colours = NDArray[np.uint64]
 
@@ -31,15 +36,6 @@ class Family:
     kind: str
     where: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One class of interchangeable elements: ``ids`` are its members, cell by cell (``cells`` of a ``parent`` unit)."""
-
-    ids: Ids
-    parent: int | None = None
-    cells: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,13 @@ class Solver:
         self._unions: list[tuple[Ids, Ids]] = []
         self._labels: list[tuple[Ids, Ids, int]] = []
         self._keyed: list[tuple[Ids, Ids, Ids]] = []
-        self._members: list[tuple[Ids, Ids]] = []
+        self._members: list[tuple[Ids, Ids, int]] = []
         self._origins: list[int] = []
         self._child: dict[tuple[int, int, int], int] = {}
         self._parent_of: dict[int, tuple[int, int]] = {}
         self.applied: list[int] = []
         self._repeats: list[tuple[Ids, int]] = []
+        self._copies: list[tuple[Ids, int]] = []
 
     def fresh(self, shape: tuple[int, ...] | int) -> Ids:
         """New elements that share an origin, hence a first colour."""
@@ -119,9 +116,15 @@ class Solver:
         """The set of these elements is kept."""
         self.label(ids, np.zeros(ids.shape, np.int64), self.family("mark", where, "part of an axis"))
 
-    def member(self, ids: Ids, parents: Ids) -> None:
-        """Each element belongs to its parent, in no order."""
-        self._members.append((ids.ravel(), np.broadcast_to(parents, ids.shape).ravel()))
+    def member(self, ids: Ids, parents: Ids, role: int = 0) -> None:
+        """Each element belongs to its parent, in no order.
+
+        Args:
+            role: which axes of ``ids`` the parents lie on, bit by bit (0: the only way to belong): the element at
+                ``(i, j)`` belongs to ``i`` by its row and to ``j`` by its column, which is not the same if both are
+                neurons of one kind.
+        """
+        self._members.append((ids.ravel(), np.broadcast_to(parents, ids.shape).ravel(), role))
 
     def keyed(self, ids: Ids, parents: Ids, slots: Ids) -> None:
         """Each element is the piece ``slots`` of its parent."""
@@ -160,16 +163,43 @@ class Solver:
 
     def relation_pairs(self) -> tuple[Ids, Ids]:
         """Every (child, parent), keyed or not."""
-        parts = [(c, p) for c, p, _ in self._keyed] + self._members
+        parts = [(c, p) for c, p, _ in (*self._keyed, *self._members)]
         if not parts:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate([c for c, _ in parts]), np.concatenate([p for _, p in parts])
 
     # -- solving ---------------------------------------------------------------------------------------------------
 
-    def solve(self) -> Solution:
-        """The units of the largest symmetry that provably keeps every constraint."""
+    def solve(self, seconds: float = LIMIT) -> Solution:
+        """The units of a large symmetry that provably keeps every constraint.
+
+        Where the search for one runs into elements that it cannot place, or into a unit that does not keep the
+        constraints when it is carried out, these elements are frozen and the search starts again; after ``seconds``
+        everything that still moves together with something else is frozen.
+        """
         root = self._closure()
+        raw = self._repeated(root)
+        deadline = time.process_time() + seconds
+        while True:
+            colour = self._refine(root)
+            heads, classes = self._classes(root, colour)
+            relations = self._compact(root, heads)
+            found = decompose(classes, relations)
+            lost = found.lost
+            if not len(lost):
+                bad = broken(found, relations)
+                lost = np.flatnonzero(np.isin(found.unit, bad))
+                if not bad:
+                    stays = found.unit < 0
+                    self.applied += [f for ids, f in self._copies if stays[np.searchsorted(heads, ids)].all()]
+                    return self._units(root, heads, found, raw)
+            if time.process_time() > deadline:
+                lost = np.unique(np.concatenate([relations.child, relations.parent]))
+            self.applied.append(self.family("fixed", "the structure", UNPROVEN))
+            self.freeze(heads[lost], self.applied[-1])
+
+    def _repeated(self, root: Ids) -> Colours:
+        """Tell apart the copies of elements that lie twice on one axis, or freeze them; the colours that do it."""
         raw = np.zeros(self.count, np.uint64)
         for ids, family in self._repeats:
             _, inverse, counts = np.unique(root[ids], return_inverse=True, return_counts=True)
@@ -182,21 +212,29 @@ class Solver:
             if len(pairs) == len(ids):
                 kinds = np.unique(raw[ids], return_inverse=True)[1]
                 self.label(ids, kinds.astype(np.int64), self.family("mark", "copies", "which copies it has"))
+                self._copies.append((root[ids], family))
             else:
                 self.label(ids[twice], np.arange(twice.sum()), family)
                 self.applied.append(family)
-        while True:
-            colour = self._refine(root)
-            unsound = self._unsound(root, colour)
-            if unsound is None:
-                return self._units(root, colour, raw)
-            ids, reason = unsound
-            self.applied.append(self.family("fixed", "the structure", reason))
-            self.freeze(ids, self.applied[-1])
+        return raw
+
+    @staticmethod
+    def _classes(root: Ids, colour: Colours) -> tuple[Ids, Ids]:
+        """The roots, and their colours as small integers in the order of first occurrence."""
+        heads = np.unique(root)
+        _, first, inverse = np.unique(colour[heads], return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return heads, rank[inverse]
+
+    def _compact(self, root: Ids, heads: Ids) -> Relations:
+        """The relations between roots, which are numbered ``0..len(heads)-1``."""
+        child, parent, key = self._relations(root)
+        return Relations(np.searchsorted(heads, child), np.searchsorted(heads, parent), key)
 
     def _relations(self, root: Ids) -> tuple[Ids, Ids, Ids]:
-        """All relations as (child, parent, key); key -1 for plain membership; each once."""
-        parts = [(c, p, k) for c, p, k in self._keyed] + [(c, p, np.full(len(c), -1)) for c, p in self._members]
+        """All relations as (child, parent, key); key -1 - role for membership; each once."""
+        parts = [*self._keyed, *((c, p, np.full(len(c), -1 - role)) for c, p, role in self._members)]
         if not parts:
             empty = np.zeros(0, np.int64)
             return empty, empty, empty
@@ -251,14 +289,17 @@ class Solver:
         for ids, values, family in self._labels:
             table = np.unique(np.stack([ids, values], axis=1), axis=0)
             np.add.at(raw, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
-        if not self._unions:
-            return raw
-        a, b = (np.concatenate(side) for side in zip(*self._unions, strict=True))
+        empty = np.zeros(0, np.int64)
+        a = np.concatenate([empty, *(left for left, _ in self._unions)])
+        b = np.concatenate([empty, *(right for _, right in self._unions)])
+        child, parent, key = self._relations(np.arange(self.count))
         classes = len(np.unique(raw))
         while True:
             new = mix(raw)
             np.add.at(new, a, mix(raw[b] + np.uint64(1)))
             np.add.at(new, b, mix(raw[a] + np.uint64(1)))
+            np.add.at(new, child, both(raw[parent], key * 2 + 4))
+            np.add.at(new, parent, both(raw[child], key * 2 + 5))
             after = len(np.unique(new))
             if after == classes:
                 return raw
@@ -284,81 +325,14 @@ class Solver:
                 return colour
             colour, classes = new, after
 
-    def _parents(self, root: Ids, colour: Colours) -> dict[int, dict[int, int]]:
-        """Per element with a movable parent: parent -> slot (-1 for membership)."""
-        heads, counts = np.unique(colour[np.unique(root)], return_counts=True)
-        size = dict(zip(heads.tolist(), counts.tolist(), strict=True))
-        out: dict[int, dict[int, int]] = {}
-        for c, p, k in zip(*(part.tolist() for part in self._relations(root)), strict=True):
-            if size[int(colour[p])] > 1:
-                have = out.setdefault(c, {})
-                have[p] = max(have.get(p, -1), k)
-        return out
-
-    def _unsound(self, root: Ids, colour: Colours) -> tuple[Ids, str] | None:
-        """Elements whose movement two parents would have to decide together, which no unit can express."""
-        parents = self._parents(root, colour)
-        heads, counts = np.unique(colour[np.unique(root)], return_counts=True)
-        size = dict(zip(heads.tolist(), counts.tolist(), strict=True))
-        doubtful: set[int] = set()
-        for have in parents.values():
-            if len(have) > 1 and not self._chain(have, parents):
-                ranked = sorted(have, key=lambda p: (-size[int(colour[p])], int(colour[p])))
-                doubtful.update(ranked[1:] if len({int(colour[p]) for p in ranked}) > 1 else ranked)
-        if not doubtful:
-            return None
-        return np.array(sorted(doubtful), dtype=np.int64), "its neurons are tied to two permutable sets at once"
-
-    @staticmethod
-    def _chain(have: dict[int, int], parents: dict[int, dict[int, int]]) -> bool:
-        """Whether all parents but the nearest are ancestors of the nearest."""
-        for nearest in have:
-            above: set[int] = set()
-            queue = [nearest]
-            while queue:
-                for p in parents.get(queue.pop(), {}):
-                    if p not in above:
-                        above.add(p)
-                        queue.append(p)
-            if all(p in above for p in have if p != nearest):
-                return True
-        return False
-
-    def _nearest(self, have: dict[int, int], parents: dict[int, dict[int, int]]) -> int:
-        above = {q for p in have for q in parents.get(p, {})}
-        return next(p for p in have if p not in above)
-
-    def _units(self, root: Ids, colour: Colours, raw: Colours) -> Solution:
-        parents = self._parents(root, colour)
+    def _units(self, root: Ids, heads: Ids, found: Decomposition, raw: Colours) -> Solution:
         n = self.count
         unit, member, slot = (np.full(n, -1, np.int64) for _ in range(3))
+        still = found.unit < 0
+        units = [*found.units, *(Unit(1) for _ in range(int(still.sum())))]
+        unit[heads] = np.where(still, len(found.units) + np.cumsum(still) - 1, found.unit)
+        member[heads], slot[heads] = np.where(still, 0, found.member), np.where(still, 0, found.slot)
         family, value = np.full(n, -1, np.int64), np.zeros(n, np.int64)
-        units: list[Unit] = []
-        heads = np.unique(root)
-        order = heads[np.argsort(colour[heads], kind="stable")]
-        breaks = np.flatnonzero(np.diff(colour[order])) + 1
-        classes = [np.sort(group) for group in np.split(order, breaks)] if len(order) else []
-        classes.sort(key=lambda ids: (_depth(int(ids[0]), parents), int(ids[0])))
-        for ids in classes:
-            first = int(ids[0])
-            if first not in parents:
-                unit[ids], member[ids], slot[ids] = len(units), np.arange(len(ids)), 0
-                units.append(Unit(ids))
-                continue
-            near = [self._nearest(parents[int(i)], parents) for i in ids]
-            keys = np.array([parents[int(i)][p] for i, p in zip(ids, near, strict=True)])
-            holder = np.array(near, dtype=np.int64)
-            if keys[0] >= 0:
-                unit[ids], member[ids] = unit[holder], member[holder]
-                slot[ids] = (keys >> 20) + slot[holder] * (1 << 20)
-                continue
-            cells = np.sort(np.unique(holder))
-            cells = cells[np.argsort(member[cells], kind="stable")]
-            position = {int(c): i for i, c in enumerate(cells)}
-            ranked = np.array(sorted(range(len(ids)), key=lambda i: (position[int(holder[i])], int(ids[i]))))
-            inside = ids[ranked]
-            unit[inside], member[inside], slot[inside] = len(units), np.arange(len(ids)), 0
-            units.append(Unit(inside, int(unit[cells[0]]), len(cells)))
         priority = {"mark": 0, "kernel": 1, "fixed": 2, "input": 3, "output": 4}
         best = np.zeros(n, np.int64)
         for ids, values, index in self._labels:
@@ -368,7 +342,7 @@ class Solver:
             best[here[better]], family[here[better]], value[here[better]] = rank, index, values[better]
         self._inherit(root, family, value)
         fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
-        fixed &= np.array([len(u.ids) for u in units])[unit] == 1 if units else False
+        fixed &= np.array([u.size for u in units])[unit] == 1 if units else False
         identity = np.where(fixed, n + family * (1 << 32) + value, root)[root]
         return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], raw, tuple(units))
 
@@ -389,7 +363,3 @@ class Solver:
                 kinds.append(old.kind)
             family[c] = derived[int(family[p])]
             value[c] = count[int(family[c])] = count.get(int(family[c]), -1) + 1
-
-
-def _depth(element: int, parents: dict[int, dict[int, int]]) -> int:
-    return 1 + max(_depth(p, parents) for p in parents[element]) if element in parents else 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from converters import Axis, Structure
+from converters.symmetry.permutation import paired_orders
 
 __all__ = ["draw_orders", "permuted_positions"]
 
@@ -33,6 +34,7 @@ def draw_orders(structure: Structure, count: int) -> dict[int, Tensor]:
             cells = orders[group.parent].unsqueeze(2).expand_as(order)
             order = order.gather(1, cells)
         orders[g] = order.flatten(1)
+    orders.update(paired_orders(structure, orders))
     return orders
 
 
@@ -72,7 +74,7 @@ def _moving(structure: Structure) -> tuple[int, ...]:
         return 0 if parent is None else 1 + depth(parent)
 
     groups = structure.groups
-    hidden = [g for g, group in enumerate(groups) if group.role == "hidden"]
+    hidden = [g for g, group in enumerate(groups) if group.role == "hidden" and not group.factors]
     return tuple(sorted((g for g in hidden if groups[g].size > 1 or groups[g].parent is not None), key=depth))
 
 

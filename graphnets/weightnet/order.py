@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import Structure
+from converters.errors import StructureMismatch
 from converters.neuron_graph import topology
 from graphnets.layered import Layered
 
@@ -88,6 +89,11 @@ class NeuronTable:
 @lru_cache(maxsize=256)
 def _table(structure: Structure) -> NeuronTable:
     top, groups = topology(structure), structure.groups
+    if any(group.factors for group in groups):
+        raise StructureMismatch(
+            f"{structure!r} has neurons that move as pairs (query heads that share a key), which have no canonical order. "
+            "Use invariant tokens, or positions=[]"
+        )
     sizes = np.array([group.size for group in groups] + [1], np.int64)
     first = np.cumsum(sizes) - sizes
     number = np.arange(sizes.sum()) - np.repeat(first, sizes)

@@ -35,6 +35,11 @@ def two_sums(net: Net, x: Tensor) -> Tensor:
     return torch.cat([net.columns(h.sum(1)), net.rows(h.sum(2))], dim=1)
 
 
+def rows_and_columns(net: Net, h: Tensor) -> Tensor:
+    table = torch.relu(h[:, :, None] - h[:, None])
+    return (table + 0.5 * table.sum(2)[:, :, None] - table.sum(1)[:, None]).flatten(1)
+
+
 # Neurons that must not be permuted: the reason is asserted.
 FROZEN = [
     Network(
@@ -80,8 +85,7 @@ FROZEN = [
         "outer",
         plain((4, 6, 36), lambda n, h: (h[:, :, None] * h[:, None]).flatten(1)),
         X4,
-        (),
-        frozen="two sets",
+        (6,),
     ),
     Network(
         "swap_add",
@@ -105,6 +109,18 @@ FROZEN = [
 ]
 # No annotation: whatever is found must be sound, complete as a record, and run.
 WILD = [
+    Network(
+        "differences",
+        plain((4, 6, 36), lambda n, h: (h[:, :, None] - h[:, None]).flatten(1)),
+        X4,
+        (6,),
+    ),
+    Network(
+        "rows_and_columns_of_one_kind",
+        plain((4, 6, 36), rows_and_columns),
+        X4,
+        (6,),
+    ),
     Network(
         "two_sums",
         lambda: Net(two_sums, first=nn.Linear(4, 8), columns=nn.Linear(4, 2), rows=nn.Linear(2, 2)),

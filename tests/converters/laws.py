@@ -131,6 +131,11 @@ def random_orders(structure: Structure, seed: int = 0, only: int | None = None) 
         if g in orders:
             return orders[g]
         group = structure.groups[g]
+        if group.factors:
+            rows = list(zip(*(column.values.tolist() for column in group.table), strict=True))
+            images = [tuple(int(order_of(f)[m]) for f, m in zip(group.factors, row, strict=True)) for row in rows]
+            orders[g] = np.array([rows.index(image) for image in images])
+            return orders[g]
         width = group.size // group.cells
         moves = group.role == "hidden" and (only is None or g == only)
         cells = order_of(group.parent) if group.parent is not None else np.arange(group.cells)

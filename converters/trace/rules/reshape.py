@@ -66,7 +66,7 @@ def _ids_over(context: Context, labels: Labels, inside: Sequence[Bundle], before
         grid = context.solver.children(grid, np.broadcast_to(slots, told), total)
     if told != sizes:
         ids = context.solver.fresh(tuple(sizes))
-        context.solver.member(ids, grid)
+        context.solver.member(ids, grid, sum(1 << i for i, size in enumerate(told) if size > 1))
         return ids
     return grid
 
@@ -83,7 +83,8 @@ def _pairs(context: Context, labels: Labels, inside: Sequence[Bundle], before: S
         if part is not None:
             own = [axis for axis in before if axis in axes]
             ordered = part.transpose([axes.index(axis) for axis in own])
-            context.solver.member(ids, ordered.reshape([labels.shape[a] if a in own else 1 for a in before]))
+            wide = ordered.reshape([labels.shape[a] if a in own else 1 for a in before])
+            context.solver.member(ids, wide, sum(1 << i for i, axis in enumerate(before) if axis in own))
     return ids
 
 

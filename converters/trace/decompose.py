@@ -1,0 +1,309 @@
+"""The symmetries of a coloured relation, as units: sets of interchangeable neurons, nested or in pairs.
+
+Elements that move are vertices, their relations edges. Connected components that look alike may change places as
+wholes: a unit, whose members are the components. An element that is the only one of its colour in its component moves
+with it: a piece of the member. What is left falls apart into smaller components, and so on: units inside units (the
+dimensions of attention heads). Where a component does not fall apart, elements that belong to two others at once (the
+dimension of a key and one of the query heads that share it) are set aside, and move as pairs.
+
+Nothing here has to be believed: :func:`broken` carries out every unit on the relations and names those that do not
+keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from converters.trace.labels import Ids
+
+__all__ = ["Decomposition", "Relations", "Unit", "broken", "decompose"]
+
+DRAWS = 12
+Link = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """``size`` interchangeable members; in ``cells`` cells that move with the members of a ``parent`` unit.
+
+    With ``factors`` the members are tuples of members of other units, ``table[m]``, and move with these.
+    """
+
+    size: int
+    parent: int | None = None
+    cells: int = 1
+    factors: tuple[int, ...] = ()
+    table: Any = None
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Who belongs to whom: ``child[i]`` is a piece of ``parent[i]``, at slot ``key[i]`` (-1: at none)."""
+
+    child: Ids
+    parent: Ids
+    key: Ids
+
+    def among(self, chosen: NDArray[np.bool_]) -> tuple[Ids, Ids]:
+        """Children and parents where both are chosen."""
+        here = chosen[self.child] & chosen[self.parent]
+        return self.child[here], self.parent[here]
+
+
+@dataclass
+class Decomposition:
+    """Per element its unit (-1: it stays), which member of it, and which piece of that member; ``lost``: unresolved."""
+
+    unit: Ids
+    member: Ids
+    slot: Ids
+    units: list[Unit] = field(default_factory=list)
+    lost: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+def decompose(colour: Ids, relations: Relations) -> Decomposition:
+    """Units of elements ``0..n-1``, whose colours are small integers that refinement no longer splits."""
+    n = len(colour)
+    out = Decomposition(np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.full(n, -1, np.int64))
+    active = np.bincount(colour)[colour] > 1 if n else np.zeros(0, bool)
+    home, place = np.full(n, -1, np.int64), np.zeros(n, np.int64)  # the member that an element is inside of
+    pairs: list[tuple[int, list[Link]]] = []
+    before = -1
+    while active.any():
+        vertices = np.flatnonzero(active)
+        count, component = _components(vertices, n, *relations.among(active))
+        settled = _level(out, colour, vertices, component, count, home, place)
+        active[vertices[settled]] = False
+        astray = vertices[settled & (out.unit[vertices] < 0)]
+        if len(astray):
+            out.lost = astray
+            return out
+        if settled.any() or count != before:
+            before = count if not settled.any() else -1
+            continue
+        aside = _aside(active, relations)
+        if not len(aside):
+            out.lost = _smallest(colour, vertices, component)
+            return out
+        above = _parents(aside, active, relations)
+        pairs += [(int(v), above[int(v)]) for v in aside]
+        active[aside] = False
+        before = -1
+    _place_pairs(out, colour, pairs)
+    return out
+
+
+def _components(vertices: Ids, n: int, child: Ids, parent: Ids) -> tuple[int, Ids]:
+    index = np.full(n, -1, np.int64)
+    index[vertices] = np.arange(len(vertices))
+    shape = (len(vertices), len(vertices))
+    graph = coo_array((np.ones(len(child), np.int8), (index[child], index[parent])), shape=shape)
+    count, component = connected_components(graph, directed=False)
+    return int(count), component.astype(np.int64)
+
+
+def _level(
+    out: Decomposition, colour: Ids, vertices: Ids, component: Ids, count: int, home: Ids, place: Ids
+) -> NDArray[np.bool_]:
+    """Turn components that look alike into members of units; True where an element got its place."""
+    first = np.full(count, len(home), np.int64)
+    np.minimum.at(first, component, vertices)
+    look = np.zeros(count, np.uint64)
+    np.add.at(look, component, _mixed(colour[vertices]))
+    inside, cell = home[first], place[first]
+    order = np.lexsort((first, cell, look, inside))
+    kind = np.flatnonzero(np.append(True, (np.diff(inside[order]) != 0) | (np.diff(look[order]) != 0)))
+    unit, member = inside.copy(), cell.copy()
+    for start, stop in zip(kind, np.append(kind[1:], count), strict=True):
+        alike = order[start:stop]
+        outer = int(inside[alike[0]])
+        cells = np.unique(cell[alike], return_counts=True)[1]
+        expected = out.units[outer].size if outer >= 0 else 1
+        if len(cells) != expected or (cells != cells[0]).any():
+            unit[alike] = -2  # cells that look alike and fall apart differently
+        elif cells[0] > 1:
+            unit[alike], member[alike] = len(out.units), np.arange(len(alike))
+            out.units.append(Unit(len(alike), outer if outer >= 0 else None, expected))
+    keys = component * (int(colour.max()) + 1) + colour[vertices]
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    alone = counts[inverse] == 1
+    doubtful = unit[component] == -2
+    home[vertices], place[vertices] = np.maximum(unit[component], -1), member[component]
+    done: NDArray[np.bool_] = alone | doubtful
+    placed = alone & ~doubtful & (unit[component] >= 0)
+    at = vertices[placed]
+    out.unit[at], out.member[at], out.slot[at] = unit[component[placed]], member[component[placed]], colour[at]
+    return done
+
+
+def _mixed(values: Ids) -> NDArray[np.uint64]:
+    z = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed
+
+
+def _aside(active: NDArray[np.bool_], relations: Relations) -> Ids:
+    """Elements with two parents or more, and all that belong to them."""
+    child, parent = relations.among(active)
+    table = np.unique(np.stack([child, parent], axis=1), axis=0)
+    children, counts = np.unique(table[:, 0], return_counts=True)
+    chosen = np.zeros(len(active), bool)
+    chosen[children[counts > 1]] = True
+    while True:
+        more = child[chosen[parent] & ~chosen[child]]
+        if not len(more):
+            aside: Ids = np.flatnonzero(chosen)
+            return aside
+        chosen[more] = True
+
+
+def _parents(aside: Ids, active: NDArray[np.bool_], relations: Relations) -> dict[int, list[Link]]:
+    """Per element its parents, each with how it belongs to it."""
+    here = active[relations.child] & active[relations.parent] & np.isin(relations.child, aside)
+    above: dict[int, list[Link]] = {int(v): [] for v in aside}
+    columns = (relations.child[here], relations.parent[here], relations.key[here])
+    for c, p, k in zip(*(column.tolist() for column in columns), strict=True):
+        above[c].append((p, k))
+    return above
+
+
+def _smallest(colour: Ids, vertices: Ids, component: Ids) -> Ids:
+    """The smallest set of one colour within a component that does not fall apart."""
+    keys = component * (int(colour.max()) + 1) + colour[vertices]
+    found, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    within = found // (int(colour.max()) + 1)
+    sizes = np.bincount(component)
+    stuck = np.flatnonzero(sizes[within] > 1)
+    least = stuck[np.argmin(counts[stuck])]
+    chosen: Ids = vertices[inverse == least]
+    return chosen
+
+
+def _place_pairs(out: Decomposition, colour: Ids, pairs: list[tuple[int, list[Link]]]) -> None:
+    """Elements with several parents are addressed by these; where two share an address, the parents are lost."""
+    found: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    waiting = pairs
+    while waiting:
+        rest = []
+        for element, above in waiting:
+            if any(out.unit[p] < 0 for p, _ in above):
+                rest.append((element, above))
+                continue
+            address = _factors(out, above)
+            if len(address) == 1:
+                out.unit[element], out.member[element] = address[0]
+                out.slot[element] = colour[element]
+            else:
+                key = tuple(u for u, _ in address)
+                found.setdefault(key, {}).setdefault(tuple(m for _, m in address), []).append(element)
+        for factors, members in found.items():
+            ordered = sorted(members)
+            for m, key in enumerate(ordered):
+                for element in members[key]:
+                    out.unit[element], out.member[element] = len(out.units), m
+                    out.slot[element] = colour[element]
+            out.units.append(Unit(len(ordered), None, 1, factors, np.array(ordered, dtype=np.int64)))
+        found.clear()
+        if len(rest) == len(waiting):
+            out.lost = np.array([element for element, _ in rest], dtype=np.int64)
+            return
+        waiting = rest
+    at = np.flatnonzero(out.unit >= 0)
+    places = np.stack([out.unit[at], out.member[at], out.slot[at]], axis=1)
+    _, inverse, counts = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+    twice = set(at[counts[inverse] > 1].tolist())
+    holders = {parent for element, above in pairs if element in twice for parent, _ in above}
+    out.lost = np.array(sorted(holders or twice), dtype=np.int64)
+
+
+def _factors(out: Decomposition, above: list[Link]) -> list[tuple[int, int]]:
+    """Unit and member of every parent, by how it is one; those that another one lies inside of say nothing more."""
+    address = sorted((int(out.unit[p]), -key, int(out.member[p])) for p, key in above)
+    flat = list(dict.fromkeys((u, m) for u, _, m in address))
+    inner = [pair for pair in flat if not any(pair != other and pair in _above(out, *other) for other in flat)]
+    return inner
+
+
+def _above(out: Decomposition, unit: int, member: int) -> Iterator[tuple[int, int]]:
+    spec = out.units[unit]
+    if spec.factors:
+        for factor, m in zip(spec.factors, spec.table[member].tolist(), strict=True):
+            yield factor, m
+            yield from _above(out, factor, m)
+    elif spec.parent is not None:
+        cell = member // (spec.size // spec.cells)
+        yield spec.parent, cell
+        yield from _above(out, spec.parent, cell)
+
+
+def broken(found: Decomposition, relations: Relations, seed: int = 0) -> list[int]:
+    """The units whose movement does not keep the relations.
+
+    Each draw moves a random half of the units, so that two which may only move together show.
+    """
+    generator = np.random.default_rng(seed)
+    free = [u for u, unit in enumerate(found.units) if not unit.factors]
+    for _ in range(DRAWS):
+        chosen = [u for u in free if generator.random() < 0.5]
+        if not _keeps(found, relations, chosen, generator):
+            return [u for u in free if not _keeps(found, relations, [u], generator)] or free
+    return []
+
+
+def _keeps(found: Decomposition, relations: Relations, moving: list[int], generator: np.random.Generator) -> bool:
+    orders = _orders(found.units, set(moving), generator)
+    if orders is None:
+        return False
+    n = len(found.unit)
+    offsets = np.cumsum([0, *(unit.size for unit in found.units)])
+    at = np.flatnonzero(found.unit >= 0)
+    width = int(found.slot.max(initial=0)) + 1
+    keys = (offsets[found.unit[at]] + found.member[at]) * width + found.slot[at]
+    moved = np.concatenate([*orders, np.zeros(0, np.int64)])
+    wanted = (offsets[found.unit[at]] + moved[offsets[found.unit[at]] + found.member[at]]) * width + found.slot[at]
+    order = np.argsort(keys)
+    where = np.minimum(np.searchsorted(keys[order], wanted), max(len(at) - 1, 0))
+    if len(at) and (keys[order][where] != wanted).any():
+        return False
+    image = np.arange(n)
+    image[at] = at[order][where]
+    return _digest(relations, np.arange(n)) == _digest(relations, image)
+
+
+def _digest(relations: Relations, image: Ids) -> int:
+    """A hash of the set of relations between the images."""
+    ends = _mixed(image[relations.child]) * np.uint64(3) + _mixed(image[relations.parent]) * np.uint64(5)
+    hashed = _mixed((ends + _mixed(relations.key)).view(np.int64))
+    return int(hashed.sum(dtype=np.uint64))
+
+
+def _orders(units: list[Unit], moving: set[int], generator: np.random.Generator) -> list[Ids] | None:
+    """A random image of every member; None where pairs have no image."""
+    orders: list[Ids] = []
+    for number, unit in enumerate(units):
+        if unit.factors:
+            image = np.stack([orders[f][unit.table[:, i]] for i, f in enumerate(unit.factors)], axis=1)
+            lookup = {tuple(row): m for m, row in enumerate(unit.table.tolist())}
+            found = [lookup.get(tuple(row), -1) for row in image.tolist()]
+            if min(found, default=0) < 0:
+                return None
+            orders.append(np.array(found, dtype=np.int64))
+            continue
+        width = unit.size // unit.cells
+        inner = np.tile(np.arange(width), (unit.cells, 1))
+        if number in moving:
+            inner = generator.permuted(inner, axis=1)
+            same = (inner == np.arange(width)).all(1)
+            inner[same] = np.roll(inner[same], 1, axis=1)
+        outer = np.arange(unit.cells) if unit.parent is None else orders[unit.parent]
+        orders.append((outer[:, None] * width + inner).ravel().astype(np.int64))
+    return orders

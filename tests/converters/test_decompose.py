@@ -1,0 +1,83 @@
+"""The decomposition into units, on relations written down by hand, against all permutations tried one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from converters.trace.decompose import Decomposition, Relations, Unit, broken, decompose
+
+
+def relations(pairs: list[tuple[int, int]], keys: list[int] | None = None) -> Relations:
+    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    slots = np.array(keys if keys is not None else [-1] * len(pairs), dtype=np.int64)
+    return Relations(table[:, 0], table[:, 1], slots)
+
+
+def order_of_group(colour: list[int], edges: Relations) -> int:
+    """How many permutations keep colours and relations."""
+    n, count = len(colour), 0
+    known = set(zip(edges.child.tolist(), edges.parent.tolist(), edges.key.tolist(), strict=True))
+    for image in itertools.permutations(range(n)):
+        if all(colour[i] == colour[image[i]] for i in range(n)):
+            count += {(image[c], image[p], k) for c, p, k in known} == known
+    return count
+
+
+def order_found(found: Decomposition) -> int:
+    count = 1
+    for unit in found.units:
+        if not unit.factors:
+            count *= math.factorial(unit.size // unit.cells) ** unit.cells
+    return count
+
+
+CASES = {
+    "free": ([0] * 4, relations([])),
+    "wreath": ([0, 0, 1, 1, 1, 1, 1, 1], relations([(2, 0), (3, 0), (4, 0), (5, 1), (6, 1), (7, 1)])),
+    "pieces": ([0, 0, 0, 1, 1, 1, 2, 2, 2], relations([(3 + i, i % 3) for i in range(6)], [0] * 3 + [1] * 3)),
+    # two rows and three columns, and an element for each pair: a product
+    "product": ([0, 0, 1, 1, 1] + [2] * 3, relations([(5, 0), (5, 2), (6, 0), (6, 3), (7, 1), (7, 4)])),
+    "grid": (
+        [0, 0, 1, 1, *[2] * 4],
+        relations([(4 + 2 * i + j, p) for i in range(2) for j in range(2) for p in (i, 2 + j)]),
+    ),
+    "two_components": ([0, 0, 1, 1], relations([(2, 0), (3, 1)])),
+}
+
+
+@pytest.mark.parametrize("name", ["free", "wreath", "pieces", "grid", "two_components"])
+def test_whole_group_is_found(name: str) -> None:
+    colour, edges = CASES[name]
+    found = decompose(np.array(colour), edges)
+    assert not len(found.lost)
+    assert broken(found, edges) == []
+    assert order_found(found) == order_of_group(colour, edges)
+
+
+def test_every_element_has_an_address_of_its_own() -> None:
+    for colour, edges in CASES.values():
+        found = decompose(np.array(colour), edges)
+        placed = np.flatnonzero(found.unit >= 0)
+        address = {(int(found.unit[i]), int(found.member[i]), int(found.slot[i])) for i in placed}
+        assert len(address) == len(placed) or len(found.lost)
+
+
+def test_a_false_unit_is_named() -> None:
+    """Two pairs of elements tied to each other may only move together; moving one pair alone is refused."""
+    edges = relations([(2, 0), (3, 1)])
+    false = Decomposition(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.zeros(4, np.int64), [Unit(2), Unit(2)])
+    assert broken(false, edges) == [0, 1]
+    true = Decomposition(np.zeros(4, np.int64), np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), [Unit(2)])
+    assert broken(true, edges) == []
+
+
+def test_pairs_that_are_not_all_there_are_not_believed() -> None:
+    """Three of the four pairs of two rows and two columns: rows and columns cannot move freely."""
+    colour = np.array([0, 0, 1, 1, 2, 2, 2])
+    edges = relations([(4, 0), (4, 2), (5, 0), (5, 3), (6, 1), (6, 2)])
+    found = decompose(colour, edges)
+    assert len(found.lost) or broken(found, edges)
