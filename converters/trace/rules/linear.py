@@ -85,7 +85,26 @@ def linear(context: Context) -> list[Labels]:
     return [_with_bias(context, product, bias[0]) if bias else product]
 
 
+def grouped_mm(context: Context) -> list[Labels]:
+    """``_grouped_mm(x, weight, offs)``: rows of ``x [T, k]`` meet the matrix of their expert, ``weight [E, k, n]``.
+
+    Which expert's is told by the row's number, so experts are fixed; their neurons move alike in all experts.
+    """
+    x, weight = context.tensors()[:2]
+    if (len(context.shape(x)), len(context.shape(weight))) != (2, 3):
+        context.unsupported("no rule for aten._grouped_mm in this form", [context.of(r) for r in (x, weight)])
+        return [Labels((), frozenset(), "", context.out_shape)]
+    for other in context.tensors()[2:3]:
+        context.freeze(context.of(other), "it counts the rows of each expert")
+    table = context.project(context.of(weight), [0], "fixed", "its experts are chosen by number")
+    sizes = {"t": context.shape(x)[0], "k": context.shape(x)[1], "n": context.shape(weight)[2]}
+    named = [Operand(context.of(x), {0: "t", 1: "k"}, x.index), Operand(table, {1: "k", 2: "n"}, weight.index)]
+    product = context.reduce(context.combine(named, ["t", "n", "k"], sizes), [2])
+    return [_with_bias(context, product, r) for r in context.tensors()[3:4]] or [product]
+
+
 RULES = {
+    "_grouped_mm": grouped_mm,
     "mm": mm,
     "mv": mv,
     "dot": dot,
