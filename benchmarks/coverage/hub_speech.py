@@ -146,7 +146,7 @@ SPEECH = {
             "resblock_kernel_sizes": [3],
             "resblock_stride_sizes": [4],
             "resblock_dilation_sizes": [[1, 3]],
-            "kernel_predictor_hidden_channels": 8,
+            "kernel_predictor_hidden_channels": 4,
             "kernel_predictor_num_blocks": 1,
         },
         common=False,

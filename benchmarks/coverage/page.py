@@ -45,7 +45,8 @@ made it. Networks are small and have random weights, except in the last section.
   outputs are not counted. Many axes below 100% cannot be permuted at all (rotary and sinusoidal positions, parameters
   that the forward pass never uses), others are frozen because no proof was found; the reasons are named.
 - **frozen**: places whose axes stay fixed, each with its reason; the most frequent reasons are written below the table.
-- **exact**: whether the graph gives back every entry of the `state_dict`, bit for bit.
+- **exact**: whether the graph gives back every entry of the `state_dict`, bit for bit; *views*: from a graph that is not
+  written out (`materialize=False`), where the largest kernel would pad it to more than 1.2 GB.
 - **execute**: largest difference between the network and its run from the graph alone, relative to the largest output,
   in float64 with random weights.
 - **trace**: CPU time of `trace`, one thread.
@@ -119,11 +120,17 @@ def _line(row: Row, marks: Mapping[str, str]) -> str:
     if "sound" in row:
         unsound = "0" if row["sound"] else str(len(row["unsound"]) or f"error {row['error']:.0e}")
     cells += [unsound, f"{row['coverage']:.1%}" if "coverage" in row else "", str(len(row["frozen"])) if traced else ""]
-    cells += [("yes" if row["exact"] else "**no**") if "exact" in row else ""]
+    cells += [_exact(row)]
     cells += [f"{row['execute_error']:.0e}" if "execute_error" in row else ""]
     cells += [f"{row['trace_ms']:.0f} ms" if traced else ""]
     cells += [f"{FAILURES[row['failed']]}" if "failed" in row else row.get("note", "")]
     return "| " + " | ".join(cells) + " |"
+
+
+def _exact(row: Row) -> str:
+    if "exact" not in row:
+        return ""
+    return ("yes" if row.get("written", True) else "views") if row["exact"] else "**no**"
 
 
 def _environment(row: Row) -> str:

@@ -87,7 +87,13 @@ def _classifier(name: str, side: int) -> tuple[nn.Module, Any]:
             [4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=10, block=block, downsample_layer=merging
         )
         return model.eval(), torch.randn(1, 3, side, side)
-    return models.get_model(name, **options).eval(), torch.randn(1, 3, side, side)
+    model = models.get_model(name, **options)
+    if name.startswith(("alexnet", "vgg")):
+        features = next(layer.in_features for layer in model.classifier if isinstance(layer, nn.Linear))
+        model.classifier = nn.Sequential(
+            nn.Linear(features, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+        )
+    return model.eval(), torch.randn(1, 3, side, side)
 
 
 def _segmenter(name: str) -> tuple[nn.Module, Any]:
