@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -17,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.errors import ExampleInputError
 from converters.program import Op, Ref, Symbol, map_leaves
-from converters.trace.labels import Ids
 from converters.trace.watch import Watch, plain_functions
+from converters.trace.writes import Writes, follow
 
 __all__ = ["Recording", "named_tensors", "record"]
 
@@ -34,6 +33,18 @@ RANDOM = {
     "uniform",
     "dropout",
     "native_dropout",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "normal_functional",
+    "exponential",
+    "log_normal",
+    "cauchy",
+    "geometric",
+    "random",
+    "multinomial",
+    "poisson",
+    "binomial",
 }
 PLAIN = {type(None), bool, int, float, str, complex}
 COPIES = {torch.ops.aten.clone.default, torch.ops.aten.alias.default}
@@ -85,23 +96,21 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording, self.dtype, self.scope, self.fold = recording, dtype, scope, fold
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self.stale: dict[int, str] = {}
+        self.writes = Writes()
         self.reading = False
 
     def register(self, tensor: Tensor) -> int:
         """Number a tensor and remember it by identity."""
         index = self.recording.new(tensor)
         self.known[id(tensor)] = (weakref.ref(tensor), index)
-        self.stale.pop(id(tensor), None)
+        self.writes.saw(tensor)
         return index
 
     def find(self, tensor: Tensor) -> int:
         """The number of a tensor; one never seen is a constant of the network."""
         entry = self.known.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
-            if id(tensor) in self.stale:
-                raise self._unfollowed(self.stale[id(tensor)])
-            return entry[1]
+            return self._current(tensor, entry[1])
         index = self.register(tensor)
         if tensor.numel() * tensor.element_size() > MAX_CONSTANT:
             raise ExampleInputError(
@@ -120,8 +129,9 @@ class _Recorder(TorchDispatchMode):
             return out
         if func is torch.ops.aten.detach.default:
             return self._alias(out, args[0])
-        if func._schema.is_mutable:
-            func = self._functional(func, args)
+        written = func._schema.is_mutable
+        if written:
+            func, written = self._functional(func, args)
         if func is torch.ops.aten.as_strided.default and _restrides(args[0], out):
             func, args, kwargs = torch.ops.aten.clone.default, args[:1], {}
         if self.fold:
@@ -137,18 +147,22 @@ class _Recorder(TorchDispatchMode):
         named = tuple((key, self._encoded(value)) for key, value in kwargs.items())
         results = out if isinstance(out, (tuple, list)) else (out,)
         outputs = tuple(self.register(item) if isinstance(item, Tensor) else None for item in results)
-        op = Op(str(func), encoded, named, outputs, self.scope[-1])
-        if op.name != "lift_fresh" and self._is_constant(op):
-            for index, item in zip(outputs, results, strict=True):
+        self._append(Op(str(func), encoded, named, outputs, self.scope[-1]), results)
+        if written and isinstance(args[0], Tensor):
+            self.writes.add(self.known[id(args[0])][1], args[0], str(func))
+        return out
+
+    def _append(self, op: Op, results: Sequence[Any]) -> None:
+        if self._is_constant(op):
+            for index, item in zip(op.outputs, results, strict=True):
                 if index is not None and item.numel() * item.element_size() <= MAX_CONSTANT:
                     self.recording.values[index] = item.detach().clone()
         self.recording.ops.append(op)
-        return out
 
     def _alias(self, out: Tensor, source: Tensor) -> Tensor:
         """``out`` is ``source`` under another identity."""
         self.known[id(out)] = (weakref.ref(out), self.find(source))
-        self.stale.pop(id(out), None)
+        self.writes.saw(out)
         return out
 
     def _encoded(self, tree: Any) -> Any:
@@ -163,27 +177,34 @@ class _Recorder(TorchDispatchMode):
             place = self.scope[-1] or "forward"
             self.recording.baked.append((index, f"{place} reads the value of a tensor into Python"))
 
-    def _functional(self, func: Any, args: Any) -> Any:
+    def _functional(self, func: Any, args: Any) -> tuple[Any, bool]:
         """The same operation without its side effect, where functionalisation left one (buffers, recurrent cells).
 
-        Other tensors that see the memory written to may not be read any more; :meth:`find` refuses them.
+        Also whether the operation writes to memory.
         """
         name = func._schema.name.removeprefix("aten::").removesuffix("_")
         packet = getattr(torch.ops.aten, name, None)
         overload = getattr(packet, "int" if name == "transpose" else func._overloadname, None)
-        target = next((arg for arg in args if isinstance(arg, Tensor)), None)
-        if overload is None or target is None:
+        if overload is None or not any(isinstance(arg, Tensor) for arg in args):
             raise self._unfollowed(func._schema.name)
-        if name in METADATA:
-            return overload
-        memory, written = target.untyped_storage().data_ptr(), _offsets(target)
-        for key, (ref, _) in self.known.items():
-            other = ref()
-            if other is None or other is target or other.untyped_storage().data_ptr() != memory:
-                continue
-            if written is None or (seen := _offsets(other)) is None or len(np.intersect1d(written, seen)):
-                self.stale[key] = func._schema.name
-        return overload
+        return overload, name not in METADATA
+
+    def _current(self, tensor: Tensor, index: int) -> int:
+        """The number of a tensor whose memory may have been written to through others since."""
+        for number, target, name in self.writes.since(tensor):
+            found = follow(self._note, (number, target), (index, tensor))
+            if found is None:
+                raise self._unfollowed(name)
+            index = found
+        self.known[id(tensor)] = (weakref.ref(tensor), index)
+        self.writes.saw(tensor)
+        return index
+
+    def _note(self, func: Any, args: tuple[Any, ...], result: Tensor) -> int:
+        """An operation that nobody called."""
+        index = self.recording.new(result)
+        self._append(Op(str(func), args, (), (index,), self.scope[-1]), (result,))
+        return index
 
     def _unfollowed(self, name: str) -> ExampleInputError:
         return ExampleInputError(
@@ -216,16 +237,6 @@ def _restrides(before: Tensor, after: Tensor) -> bool:
     sizes = zip(before.shape, before.stride(), after.shape, after.stride(), strict=False)
     same = before.shape == after.shape and before.storage_offset() == after.storage_offset()
     return same and all(a == b for n, a, _, b in sizes if n > 1)
-
-
-def _offsets(tensor: Tensor) -> Ids | None:
-    """Where in its storage a tensor's elements lie; None if there are too many to list."""
-    if tensor.numel() > MAX_CONSTANT:
-        return None
-    grid = np.zeros(tuple(tensor.shape), np.int64) + tensor.storage_offset()
-    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        grid = grid + (np.arange(size) * stride).reshape([-1 if a == axis else 1 for a in range(tensor.dim())])
-    return np.unique(np.asarray(grid, dtype=np.int64))
 
 
 def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
