@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.errors import ExampleInputError
 from converters.program import Op, Ref, Symbol, map_leaves
-from converters.trace.watch import Watch, plain_functions
+from converters.trace.stand_ins import is_weightless, stand_ins
+from converters.trace.watch import Watch, plain_functions, quiet
 from converters.trace.writes import Writes, follow
 
 __all__ = ["Recording", "named_tensors", "record"]
@@ -88,8 +88,8 @@ class _StridesMatter(Exception):
 class _Recorder(TorchDispatchMode):
     """Sees every operation below autograd and functionalisation, hence never an in-place one.
 
-    Nothing is written in place, so a copy is the tensor copied: with ``fold`` it gets no number of its own. Whether torch
-    copies before a reshape depends on the batch size, and the program must not.
+    Nothing is written in place, so a copy is the tensor copied: with ``fold`` it gets no number of its own. Whether
+    torch copies before a reshape depends on the batch size, and the program must not.
     """
 
     def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str], fold: bool) -> None:
@@ -122,6 +122,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:
+            return func(*args)
         if self.reading or func is torch.ops.aten._local_scalar_dense.default:
             self._read(args[0])
         out = func(*args, **kwargs)
@@ -254,59 +256,48 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], 
     return state, aliases, {name for name in state if name not in parameters}
 
 
-@contextmanager
-def _quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
-    """Eval mode, no gradients, no fused paths; modules announce themselves; everything is put back."""
-    training = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    handles = []
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        fused = torch._C._get_mkldnn_enabled()
-        torch._C._set_mkldnn_enabled(False)
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            for name, module in model.named_modules():
-                handles.append(module.register_forward_pre_hook(lambda m, a, name=name: scope.append(name)))
-                handles.append(module.register_forward_hook(lambda m, a, o: _leave(scope)))
-            model.eval()
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
-            torch._C._set_mkldnn_enabled(fused)
-            for handle in handles:
-                handle.remove()
-            for module, mode in training.items():
-                module.training = mode
-            for name, buffer in model.named_buffers():
-                if name in buffers and not torch.equal(buffers[name], buffer):
-                    buffer.copy_(buffers[name])
-
-
-def _leave(scope: list[str]) -> None:
-    scope.pop()
-
-
-def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype) -> Recording:
+def record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype, *, weights: bool = True
+) -> Recording:
     """One forward pass as a :class:`Recording`.
+
+    Args:
+        model, args, kwargs: what runs on what.
+        dtype: the one that follows the weights'.
+        weights: False runs without them, in shapes alone; so do parameters on the meta device.
 
     Raises:
         ExampleInputError: the network does not run on these inputs; torch's own error is the cause.
     """
+    state, aliases, _ = named_tensors(model)
+    if weights and not is_weightless(model):
+        return _twice(model, args, kwargs, dtype, state, aliases)
+    with stand_ins(model, state, not weights) as replaced:
+        return _twice(model, args, kwargs, dtype, replaced, aliases)
+
+
+def _twice(
+    model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype, state: Mapping[str, Tensor], aliases: Any
+) -> Recording:
+    """Without copies, or where strides matter with them."""
     try:
-        return _record(model, args, kwargs, dtype, fold=True)
+        return _record(model, args, kwargs, dtype, state, aliases, fold=True)
     except _StridesMatter:
-        return _record(model, args, kwargs, dtype, fold=False)
+        return _record(model, args, kwargs, dtype, state, aliases, fold=False)
 
 
 def _record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype, *, fold: bool
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dtype: torch.dtype,
+    state: Mapping[str, Tensor],
+    aliases: Mapping[str, str],
+    *,
+    fold: bool,
 ) -> Recording:
     recording, scope = Recording(), [""]
     recorder = _Recorder(recording, dtype, scope, fold)
-    state, aliases, _ = named_tensors(model)
     for name, tensor in state.items():
         if name not in aliases:
             recording.named[name] = recorder.register(tensor)
@@ -330,7 +321,7 @@ def _record(
         return tuple(found)
 
     shape: list[Any] = []
-    with _quiet(model, scope):
+    with quiet(model, scope):
         try:
             with plain_functions(), recorder, Watch(recorder):
                 results = torch.func.functionalize(run, remove="mutations")(*inputs)

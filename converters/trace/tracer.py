@@ -13,6 +13,7 @@ from converters.errors import ExampleInputError, UnsupportedOperation
 from converters.program import Program
 from converters.structure import Structure
 from converters.trace.assemble import assemble
+from converters.trace.cache import program_key, recent
 from converters.trace.fit import same_constants, with_free_batch
 from converters.trace.propagate import Rule, propagate
 from converters.trace.recorder import Recording, named_tensors, record
@@ -27,6 +28,7 @@ def trace(
     *,
     strict: bool = False,
     rules: Mapping[str, Rule] | None = None,
+    cache: bool = True,
 ) -> Structure:
     """Run a network once on one small input and derive its structure.
 
@@ -34,12 +36,18 @@ def trace(
     the function unchanged is found for the operations in the rule table; axes that meet any other operation are kept
     fixed, with the reason in ``structure.frozen_reasons``.
 
+    A network whose parameters are on the meta device (see :func:`~converters.without_weights`) is traced in shapes
+    alone: no weight is allocated. What its forward reads from its weights into Python is not there; an error says so.
+
     Args:
         model: any module.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments. Inferred if the first layer is
-            Linear or Conv.
+            Linear, Conv or Embedding.
         strict: raise on operations without a rule instead of freezing.
         rules: replaces the rule table; ``{**DEFAULT_RULES, "my_op": my_rule}`` extends it.
+        cache: return the structure found before for the very same program. The network is recorded in any case, and its
+            operations, shapes and constants are what is compared, so a changed flag or input is never missed; a table
+            of other rules is not cached.
 
     Raises:
         ExampleInputError: no input could be inferred, or the network does not run on it.
@@ -54,11 +62,21 @@ def trace(
     args, kwargs = _arguments(model, example_inputs)
     state, aliases, buffers = named_tensors(model)
     dtype = _main_dtype(state)
+    name, table = type(model).__name__, DEFAULT_RULES if rules is None else rules
     first, program = _recorded(model, args, kwargs, dtype)
-    context = propagate(first, program, DEFAULT_RULES if rules is None else rules)
-    if strict and context.gaps:
-        raise UnsupportedOperation(type(model).__name__, context.gaps)
-    return assemble(type(model).__name__, program, context, aliases, buffers, list(state))
+    key = program_key(name, first, program, aliases, buffers, list(state), table) if cache else None
+    entry = None if key is None else recent.get(key)
+    if entry is None:
+        context = propagate(first, program, table)
+        if strict and context.gaps:
+            raise UnsupportedOperation(name, context.gaps)
+        structure = assemble(name, program, context, aliases, buffers, list(state))
+        entry = structure, tuple(context.gaps)
+        if key is not None:
+            recent.put(key, entry)
+    if strict and entry[1]:
+        raise UnsupportedOperation(name, entry[1])
+    return entry[0]
 
 
 def _main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
@@ -86,15 +104,20 @@ def _inferred(model: nn.Module) -> Tensor:
         for kind, spatial in sizes.items():
             if isinstance(module, kind):
                 weight = module.weight
-                return torch.zeros(2, module.in_channels, *spatial, dtype=weight.dtype, device=weight.device)
+                return torch.zeros(2, module.in_channels, *spatial, dtype=weight.dtype, device=_device(weight))
         if isinstance(module, nn.Linear):
-            return torch.zeros(2, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
+            return torch.zeros(2, module.in_features, dtype=module.weight.dtype, device=_device(module.weight))
         if isinstance(module, nn.Embedding):
-            return torch.zeros(2, 8, dtype=torch.long, device=module.weight.device)
+            return torch.zeros(2, 8, dtype=torch.long, device=_device(module.weight))
     raise ExampleInputError(
         f"cannot infer an input for {type(model).__name__}: it has no Linear, Conv or Embedding layer. "
         "Pass example_inputs: a tensor, a tuple of positional or a dict of keyword arguments."
     )
+
+
+def _device(weight: Tensor) -> torch.device:
+    """Where inputs for a weight are made; those without memory compute on the CPU."""
+    return torch.device("cpu") if weight.device.type == "meta" else weight.device
 
 
 def _tensors(args: Any, kwargs: Any) -> list[Tensor]:

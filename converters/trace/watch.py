@@ -1,17 +1,18 @@
-"""What is done to a network's Python while it is recorded: values that leave torch are noticed, functions made plain."""
+"""What is done to a network's Python while it is recorded: values that leave torch are noticed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Watch", "plain_functions"]
+__all__ = ["Watch", "plain_functions", "quiet"]
 
 
 class Reader(Protocol):
@@ -110,3 +111,38 @@ def plain_functions() -> Iterator[None]:
             yield
         finally:
             setattr(function, "apply", original)  # noqa: B010
+
+
+@contextmanager
+def quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
+    """Eval mode, no gradients, no fused paths; modules announce themselves; everything is put back."""
+    training = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_fake(buffer)}
+    handles = []
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        fused = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            for name, module in model.named_modules():
+                handles.append(module.register_forward_pre_hook(lambda m, a, name=name: scope.append(name)))
+                handles.append(module.register_forward_hook(lambda m, a, o: _leave(scope)))
+            model.eval()
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+            torch._C._set_mkldnn_enabled(fused)
+            for handle in handles:
+                handle.remove()
+            for module, mode in training.items():
+                module.training = mode
+            for name, buffer in model.named_buffers():
+                if name in buffers and not torch.equal(buffers[name], buffer):
+                    buffer.copy_(buffers[name])
+
+
+def _leave(scope: list[str]) -> None:
+    scope.pop()
