@@ -117,7 +117,7 @@ class _Recorder(TorchDispatchMode):
                 f"a tensor of shape {list(tensor.shape)} is used in {self.scope[-1] or 'forward'} but is neither an "
                 "input, a parameter nor a buffer; register it with register_buffer, or pass it as an input"
             )
-        self.recording.constants[index] = tensor.detach().clone()
+        self.recording.constants[index] = tensor.detach().clone(memory_format=torch.contiguous_format)
         return index
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -158,7 +158,7 @@ class _Recorder(TorchDispatchMode):
         if self._is_constant(op):
             for index, item in zip(op.outputs, results, strict=True):
                 if index is not None and item.numel() * item.element_size() <= MAX_CONSTANT:
-                    self.recording.values[index] = item.detach().clone()
+                    self.recording.values[index] = item.detach().clone(memory_format=torch.contiguous_format)
         self.recording.ops.append(op)
 
     def _alias(self, out: Tensor, source: Tensor) -> Tensor:
