@@ -54,8 +54,9 @@ class Constant:
     @classmethod
     def of(cls, tensor: Tensor) -> Constant:
         """Encode a tensor bit for bit."""
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        data = base64.b64encode(flat.numpy().tobytes()).decode("ascii")
+        flat = torch.empty(tensor.numel(), dtype=tensor.dtype)  # a single element may keep any stride otherwise
+        flat.copy_(tensor.detach().reshape(-1))
+        data = base64.b64encode(flat.view(torch.uint8).numpy().tobytes()).decode("ascii")
         return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
 
     def tensor(self) -> Tensor:

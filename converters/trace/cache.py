@@ -118,5 +118,6 @@ def program_key(
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().tobytes()
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)  # a single element may keep any stride otherwise
+    flat.copy_(tensor.detach().reshape(-1))
+    return flat.view(torch.uint8).numpy().tobytes()
