@@ -32,7 +32,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A torch constant by name: a dtype, layout or memory format; ``dtype``/``device`` mean "as the weights"."""
+    """A torch constant by name: a dtype, layout or memory format; ``dtype``/``device`` mean "as the weights", ``complex`` pairs of these."""
 
     name: str
 
@@ -40,6 +40,8 @@ class Symbol:
         """The object itself, ``like`` giving the dtype and device where the program leaves them open."""
         if self.name == "device":
             return like.device
+        if self.name == "complex":
+            return like.dtype.to_complex()
         return like.dtype if self.name == "dtype" else getattr(torch, self.name)
 
 

@@ -224,6 +224,8 @@ class _Recorder(TorchDispatchMode):
         if type(leaf) in PLAIN:
             return leaf
         if isinstance(leaf, torch.dtype):
+            if leaf.is_complex and leaf == self.dtype.to_complex():
+                return Symbol("complex")
             return Symbol("dtype" if leaf == self.dtype else str(leaf).removeprefix("torch."))
         if isinstance(leaf, torch.device):
             return Symbol("device")

@@ -28,7 +28,7 @@ def aligned(
 
 def elementwise(context: Context) -> list[Labels]:
     """Any number of tensors, broadcast."""
-    out = context.combine(*aligned(context, context.tensors(), context.out_shape))
+    out = context.combine(*aligned(context, context.tensors(), context.out_shape), positions=True)
     return [out] * len(context.op.outputs)
 
 
@@ -70,7 +70,9 @@ BINARY = """
     special_xlog1py special_zeta igamma igammac gcd lcm bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
     true_divide
 """.split()
-COPIES = "clone alias _to_copy lift_fresh lift_fresh_copy contiguous detach _conj positive view_copy".split()
+COPIES = (
+    "clone alias _to_copy lift_fresh lift_fresh_copy contiguous detach _conj positive alias_copy detach_copy".split()
+)
 BLANK_OPS = """
     zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
     scalar_tensor empty_strided new_empty_strided fill zero

@@ -63,7 +63,8 @@ def split(context: Context) -> list[Labels]:
             continue
         shape = context.shape(index)
         part = slice(start, start + shape[axis])
-        out.append(taken(context, labels, axis, part, shape))
+        used = index in context.used
+        out.append(taken(context, labels, axis, part, shape) if used else Labels((), frozenset(), "", shape))
         start += shape[axis]
     return out
 
@@ -83,6 +84,17 @@ def flip(context: Context) -> list[Labels]:
     for axis in context.arg(1):
         labels = taken(context, labels, axis % len(labels.shape), slice(None, None, -1), labels.shape)
     return [labels]
+
+
+def rot90(context: Context) -> list[Labels]:
+    """``rot90(x, k, dims)``: a reversal and an exchange of two axes."""
+    labels = context.of(context.tensors()[0])
+    turns = context.arg(1, "k", 1) % 4
+    a, b = (axis % len(labels.shape) for axis in context.arg(2, "dims", (0, 1)))
+    for axis in {0: (), 1: (b,), 2: (a, b), 3: (a,)}[turns]:
+        labels = taken(context, labels, axis, slice(None, None, -1), labels.shape)
+    swap = {a: b, b: a} if turns % 2 else {}
+    return [labels.move({axis: swap.get(axis, axis) for axis in range(len(labels.shape))}, context.out_shape)]
 
 
 def roll(context: Context) -> list[Labels]:
@@ -132,7 +144,7 @@ def glu(context: Context) -> list[Labels]:
     return [context.combine(operands, letters, dict(zip(letters, shape, strict=True)))]
 
 
-RULES: dict[str, Callable[[Context], list[Labels]]] = {
+PARTS: dict[str, Callable[[Context], list[Labels]]] = {
     "slice": slice_,
     "select": select,
     "split": split,
@@ -143,7 +155,10 @@ RULES: dict[str, Callable[[Context], list[Labels]]] = {
     "unsafe_chunk": split,
     "unbind": unbind,
     "flip": flip,
+    "rot90": rot90,
     "roll": roll,
     "glu": glu,
     "constant_pad_nd": pad,
 }
+COPIED = ("slice", "select", "split", "split_with_sizes", "unbind")
+RULES = {**PARTS, **{f"{name}_copy": PARTS[name] for name in COPIED}}

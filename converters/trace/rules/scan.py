@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from converters.trace.context import Context, Operand
 from converters.trace.labels import Bundle, Labels
+from converters.trace.rules import reshape
 from converters.trace.rules.convolution import SPATIAL
 from converters.trace.rules.indexing import taken
 from converters.trace.rules.reshape import reshape_labels
@@ -163,7 +164,10 @@ def complex_of_pair(context: Context) -> list[Labels]:
     return [labels.move({a: a for a in range(last)}, context.out_shape)]
 
 
+VIEWS = ("view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "_reshape_alias")
+
 RULES = {
+    **{f"{name}_copy": reshape.RULES[name] for name in VIEWS},
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"), scan),
     **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), fourier),
     **dict.fromkeys(("tril", "triu"), triangle),
