@@ -6,8 +6,10 @@ NeuronGraph(Sequential: 13 nodes, 40 edges)
 """
 
 from converters.errors import (
+    ArchitectureError,
     ConversionError,
     ExampleInputError,
+    GraphTooLarge,
     StructureMismatch,
     UnsupportedOperation,
     WeightsError,
@@ -15,6 +17,7 @@ from converters.errors import (
 from converters.execute import execute
 from converters.load_weights import load_weights
 from converters.neuron_graph import Extras, NeuronGraph, NeuronGraphs, same_structure
+from converters.pretrained import Pretrained, load_pretrained
 from converters.structure import Axis, Block, Group, Layer, Parameter, Structure
 from converters.symmetry import (
     Permutation,
@@ -30,6 +33,7 @@ from converters.to_graph import collate, to_graph, to_graphs
 from converters.to_networkx import to_networkx
 from converters.to_state_dict import to_state_dict
 from converters.trace import DEFAULT_RULES, trace
+from converters.trace.stand_ins import without_weights
 from converters.vocabulary import ACTIVATIONS, EDGE_TYPES, LAYER_ATTRIBUTES, LAYER_KINDS, NODE_SLOTS
 from converters.weight_space import WeightSpaceFeatures, weight_space
 
@@ -40,17 +44,20 @@ __all__ = [
     "LAYER_ATTRIBUTES",
     "LAYER_KINDS",
     "NODE_SLOTS",
+    "ArchitectureError",
     "Axis",
     "Block",
     "ConversionError",
     "ExampleInputError",
     "Extras",
+    "GraphTooLarge",
     "Group",
     "Layer",
     "NeuronGraph",
     "NeuronGraphs",
     "Parameter",
     "Permutation",
+    "Pretrained",
     "Structure",
     "StructureMismatch",
     "SymmetryReport",
@@ -61,6 +68,7 @@ __all__ = [
     "aligned",
     "collate",
     "execute",
+    "load_pretrained",
     "load_weights",
     "permute",
     "relabelling",
@@ -73,4 +81,5 @@ __all__ = [
     "trace",
     "verify",
     "weight_space",
+    "without_weights",
 ]

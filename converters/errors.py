@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "ArchitectureError",
     "ConversionError",
     "ExampleInputError",
+    "GraphTooLarge",
     "StructureMismatch",
     "UnsupportedOperation",
     "WeightsError",
@@ -19,6 +21,14 @@ class ConversionError(Exception):
 
 class ExampleInputError(ConversionError):
     """No example input could be inferred, or the network does not run on the one given."""
+
+
+class ArchitectureError(ConversionError):
+    """Weights came without an architecture that could be built, or with one that would need foreign code."""
+
+
+class GraphTooLarge(ConversionError):
+    """Writing a graph out would take more edges than were asked for; the message estimates its memory."""
 
 
 class StructureMismatch(ConversionError):

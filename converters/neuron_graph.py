@@ -12,19 +12,44 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from converters.errors import StructureMismatch
+from converters.errors import GraphTooLarge, StructureMismatch
 from converters.structure import Block, Structure
 from converters.vocabulary import ACTIVATIONS, EDGE_TYPES, LAYER_ATTRIBUTES, LAYER_KINDS, NODE_SLOTS
 
 __all__ = [
+    "MAX_EDGES",
     "Extras",
     "NeuronGraph",
     "NeuronGraphs",
     "Topology",
+    "check_size",
     "kernel_columns",
     "same_structure",
     "topology",
 ]
+
+MAX_EDGES = 50_000_000
+"""Edges up to which a graph is written out unasked: a few gigabytes."""
+
+
+def check_size(structure: Structure, kernel: Sequence[int], max_edges: int | None) -> None:
+    """Refuse to write out a graph with more edges than wanted.
+
+    Raises:
+        GraphTooLarge: with an estimate of the memory, and what to do instead.
+    """
+    edges, nodes = structure.num_edges, structure.num_nodes
+    if max_edges is None or edges <= max_edges:
+        return
+    width = getattr(torch, structure.dtype).itemsize
+    per_edge = int(np.prod(kernel, dtype=np.int64)) * width + 4 * 8  # weights; two ends, type and layer
+    per_node = len(NODE_SLOTS) * (width + 1) + len(LAYER_ATTRIBUTES) * 4 + 6 * 8
+    raise GraphTooLarge(
+        f"the graph of {structure.name} has {edges:,} edges and {nodes:,} nodes, about "
+        f"{(edges * per_edge + nodes * per_node) / 1e9:.1f} GB; the limit is {max_edges:,} edges. "
+        "Keep views instead with to_graph(..., materialize=False) and work block by block on graph.blocks, "
+        "or write it out all the same with max_edges=None."
+    )
 
 
 class Extras:
@@ -241,12 +266,17 @@ class NeuronGraph(Data):  # type: ignore[misc]
             for block, lo, hi in zip(structure.blocks, bounds[:-1], bounds[1:], strict=True)
         ]
 
-    def materialize(self) -> NeuronGraph:
-        """Fill ``x``, ``edge_attr`` and the topology in from the views; returns self."""
+    def materialize(self, max_edges: int | None = MAX_EDGES) -> NeuronGraph:
+        """Fill ``x``, ``edge_attr`` and the topology in from the views; returns self.
+
+        Raises:
+            GraphTooLarge: more than ``max_edges`` edges (None: any number), with an estimate of the memory.
+        """
         if not self.is_materialized:
             from converters.to_graph import fill
             from converters.weights import check_finite
 
+            check_size(self.structure, self.kernel_size, max_edges)
             check_finite(self.views, self.structure.name)
             views = self._store.pop("views")
             fill(self, views, self.structure, self.kernel_size)

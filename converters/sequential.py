@@ -31,7 +31,10 @@ BRANCHES = ("downsample", "shortcut", "skip", "residual", "attn", "attention", "
 """Names that say the network is more than a chain."""
 
 MAX_SEARCH = 10_000
-REMEDY = "Pass structure=trace(model, example_inputs), or pass the module itself to to_graph."
+REMEDY = (
+    "Pass structure=trace(model, example_inputs), or pass the module itself to to_graph, "
+    "or name what makes it with architecture=."
+)
 
 
 def guess_structure(weights: Mapping[str, Tensor]) -> Structure:

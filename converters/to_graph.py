@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from converters.errors import StructureMismatch
+from converters.errors import ArchitectureError, StructureMismatch
 from converters.layout import same_layout
+from converters.load_weights import load_weights
 from converters.neuron_graph import (
+    MAX_EDGES,
     Extras,
     Kernel,
     NeuronGraph,
@@ -18,9 +21,11 @@ from converters.neuron_graph import (
     StackedExtras,
     Topology,
     block_view,
+    check_size,
     kernel_columns,
     topology,
 )
+from converters.pretrained import Architecture, has_config, load_pretrained
 from converters.structure import Structure
 from converters.vocabulary import NODE_SLOTS
 from converters.weights import checked_weights, stack_size
@@ -40,29 +45,39 @@ SHARED = (
 
 
 def to_graph(
-    model_or_state_dict: nn.Module | Mapping[str, Tensor],
+    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
     example_inputs: Any = None,
     *,
     structure: Structure | None = None,
+    architecture: Architecture | None = None,
     strict: bool = False,
     rules: Mapping[str, Any] | None = None,
     materialize: bool = True,
+    max_edges: int | None = MAX_EDGES,
     kernel_size: tuple[int, ...] | None = None,
 ) -> NeuronGraph:
     """One node per neuron or channel, one edge per weight or kernel.
 
     Args:
-        model_or_state_dict: a network, or with ``structure`` any state_dict of that architecture.
+        source: a network; or weights: a state_dict, a file or a Hugging Face folder. Of weights the architecture is
+            what ``structure`` or ``architecture`` says, else what the folder's ``config.json`` says, else guessed where
+            names and shapes form a chain of layers (``structure.certified`` is then False), else an error.
         example_inputs: what :func:`~converters.trace` runs the network on once; inferred for simple networks.
         structure: skips tracing; get it from :func:`~converters.trace` or from another graph.
+        architecture: what the weights belong to; see :func:`~converters.load_pretrained`.
         strict, rules: see :func:`~converters.trace`.
-        materialize: False keeps views of the parameters, unread; ``graph.materialize()`` checks and fills in.
+        materialize: False keeps views of the parameters, unread; ``graph.materialize()`` checks and fills in. Of a
+            safetensors file nothing but the header is read then.
+        max_edges: refuse to write out a larger graph; None for no limit.
         kernel_size: pads kernels to at least this size (default: the largest of the structure).
 
     Raises:
         UnsupportedOperation: ``strict=True`` and an operation has no rule.
         StructureMismatch: the weights are not of this structure; missing, surplus and misshapen names are listed.
         ExampleInputError: no input could be inferred.
+        ArchitectureError: nothing tells what the weights belong to.
+        WeightsError: a file is damaged, wants to run code, or holds NaN.
+        GraphTooLarge: more than ``max_edges`` edges, with an estimate of the memory.
 
     >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> graph = to_graph(net)
@@ -72,25 +87,46 @@ def to_graph(
     >>> all(torch.equal(to_state_dict(graph)[k], v) for k, v in net.state_dict().items())
     True
     """
-    if isinstance(model_or_state_dict, nn.Module):
-        if structure is None:
-            from converters.trace import trace
-
-            structure = trace(model_or_state_dict, example_inputs, strict=strict, rules=rules)
-        weights: Mapping[str, Tensor] = model_or_state_dict.state_dict()
-    else:
-        weights = model_or_state_dict
-        if structure is None:
-            from converters.sequential import guess_structure
-
-            structure = guess_structure(weights)
+    structure, weights = _resolved(source, example_inputs, structure, architecture, strict, rules)
+    kernel = _full_kernel(structure, kernel_size)
+    if materialize:
+        check_size(structure, kernel, max_edges)
     views = checked_weights(weights, structure, finite=materialize)
     graph = NeuronGraph()
-    kernel = _full_kernel(structure, kernel_size)
     if materialize:
         return fill(graph, views, structure, kernel)
     graph.structure, graph.kernel_size, graph.views = structure, kernel, views
     return graph
+
+
+def _resolved(
+    source: Any,
+    example_inputs: Any,
+    structure: Structure | None,
+    architecture: Architecture | None,
+    strict: bool,
+    rules: Mapping[str, Any] | None,
+) -> tuple[Structure, Mapping[str, Tensor]]:
+    """The structure of a network or of weights, and the weights."""
+    from converters.trace import trace
+
+    if isinstance(source, nn.Module):
+        return structure or trace(source, example_inputs, strict=strict, rules=rules), source.state_dict()
+    if not isinstance(source, (str, PathLike, Mapping)):
+        raise ArchitectureError(
+            f"to_graph takes a module, a state_dict, a file or a folder of weights, not a {type(source).__name__}"
+        )
+    if structure is not None:
+        if isinstance(source, Mapping):
+            return structure, source
+        return structure, load_weights(source, structure=structure, allow_nonfinite=True)
+    if architecture is None and (isinstance(source, Mapping) or not has_config(source)):
+        from converters.sequential import guess_structure
+
+        weights = source if isinstance(source, Mapping) else load_weights(source, allow_nonfinite=True)
+        return guess_structure(weights), weights
+    found = load_pretrained(source, architecture)
+    return found.trace(example_inputs, strict=strict, rules=rules), found.weights
 
 
 def fill(
