@@ -308,6 +308,8 @@ def _view_blocks(views: Mapping[str, Tensor], structure: Structure) -> Iterator[
 
 def block_view(stacked: Tensor, block: Block) -> Tensor:
     """A parameter ``[B, *shape]`` as the block's ``[B, *block.shape, k]``; a view wherever strides allow."""
+    for axis, start, stop in block.span:
+        stacked = stacked.narrow(axis + 1, start, stop - start)
     for axis, position in sorted(block.index, reverse=True):
         stacked = stacked.select(axis + 1, position)
     kept = [axis - sum(outer < axis for outer, _ in block.index) for axis in block.axes]

@@ -200,7 +200,8 @@ class Block:
     Args:
         pattern: ``dense`` (every source to every target, row-major ``[rows, cols]``), ``diagonal`` (``rows`` edges),
             ``block_diagonal`` (``groups`` dense blocks of ``[rows // groups, cols // groups]``).
-        axes: the parameter's axes in the order (target, source, kernel...); ``index`` fixes the remaining outer ones.
+        axes: the parameter's axes in the order (target, source, kernel...); ``index`` fixes the remaining outer ones,
+            ``span`` (axis, start, stop) takes a part of one.
         sources, targets: node positions of each edge's ends (diagonal only; None: in order).
     """
 
@@ -216,6 +217,7 @@ class Block:
     axes: tuple[int, ...] = ()
     kernel: tuple[int, ...] = ()
     index: tuple[tuple[int, int], ...] = ()
+    span: tuple[tuple[int, int, int], ...] = ()
     sources: IndexArray | None = None
     targets: IndexArray | None = None
 
@@ -392,6 +394,7 @@ def _block(data: dict[str, Any]) -> Block:
         "axes": tuple(data["axes"]),
         "kernel": tuple(data["kernel"]),
         "index": tuple((a, i) for a, i in data["index"]),
+        "span": tuple((a, start, stop) for a, start, stop in data["span"]),
     }
     ends = {key: _index(data[key]) for key in ("sources", "targets")}
     return Block(**{**data, **fixed, **ends})

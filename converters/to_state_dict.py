@@ -97,11 +97,13 @@ def read_features(x: Tensor, edge_attr: Tensor, structure: Structure, kernel: tu
 
 
 def _assemble(parameter: Parameter, pieces: list[tuple[Block, Tensor]]) -> Tensor:
-    if len(pieces) == 1 and not pieces[0][0].index:
+    if len(pieces) == 1 and not pieces[0][0].index and not pieces[0][0].span:
         return _unblock(parameter, *pieces[0])
     whole = pieces[0][1].new_zeros(pieces[0][1].shape[0], *parameter.shape)
     for block, values in pieces:
         target = whole
+        for axis, start, stop in block.span:
+            target = target.narrow(axis + 1, start, stop - start)
         for axis, position in sorted(block.index, reverse=True):
             target = target.select(axis + 1, position)
         target.copy_(_unblock(parameter, block, values))
@@ -110,7 +112,8 @@ def _assemble(parameter: Parameter, pieces: list[tuple[Block, Tensor]]) -> Tenso
 
 def _unblock(parameter: Parameter, block: Block, values: Tensor) -> Tensor:
     """Inverse of ``block_view``: ``[B, edges, k]`` to ``[B, *shape without the indexed axes]``."""
-    permuted = [parameter.shape[axis] for axis in block.axes]
+    part = {axis: stop - start for axis, start, stop in block.span}
+    permuted = [part.get(axis, parameter.shape[axis]) for axis in block.axes]
     kept = [axis - sum(outer < axis for outer, _ in block.index) for axis in block.axes]
     back = torch.argsort(torch.tensor(kept)).tolist()
     if block.groups > 1 and kept[0] > kept[1]:

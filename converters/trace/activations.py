@@ -11,10 +11,11 @@ from converters.trace.kinds import ACTIVATION_OF, signature
 __all__ = ["finish_activation", "step"]
 
 
-def step(op: Op) -> tuple[Any, ...]:
-    """One function of a chain: name, numbers, keywords, whether the tensor comes first."""
+def step(op: Op, constants: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """One function of a chain: name, numbers, keywords, whether the tensor comes first; constants in words."""
     numbers = tuple(a for a in op.args if not isinstance(a, Ref))
-    return (op.name, numbers, op.kwargs, isinstance(op.args[0], Ref))
+    places = tuple(isinstance(a, Ref) for a in op.args) if constants else ()
+    return (op.name, (*numbers, *constants, *places), op.kwargs, isinstance(op.args[0], Ref))
 
 
 def finish_activation(activations: Sequence[tuple[Any, ...]]) -> tuple[str, dict[str, float]]:

@@ -26,12 +26,21 @@ class _Groups:
         self.groups: list[Group] = []
         self._of_unit: dict[int, int] = {}
         self._of_family: dict[int, int] = {}
-        self._members: dict[int, dict[int, int]] = {}
+        self._members: dict[int, tuple[Ids, Ids]] = {}
+        self._axes: dict[tuple[int, int, tuple[int, ...]], tuple[Ids, Axis]] = {}
+        self._count: dict[str, int] = {}
+        self._taken: set[str] = set()
         self._kinds = np.array([family.kind for family in context.solver.families] + ["none"])
         self._sizes = np.array([unit.size for unit in solution.units])
 
     def axis(self, ids: Ids, name: str, role: str = "hidden") -> Axis:
         """The axis whose positions are these elements (-1: none); ``role`` of a single neuron met first here."""
+        key = (ids.__array_interface__["data"][0], len(ids), ids.strides)
+        if key not in self._axes:
+            self._axes[key] = (ids, self._axis(ids, name, role))
+        return self._axes[key][1]
+
+    def _axis(self, ids: Ids, name: str, role: str) -> Axis:
         n = len(ids)
         group, member, slot = np.full(n, -1, np.int64), np.arange(n, dtype=np.int64), np.zeros(n, np.int64)
         known = np.flatnonzero(ids >= 0)
@@ -68,22 +77,28 @@ class _Groups:
         spec = self.context.solver.families[family]
         if family not in self._of_family:
             self._of_family[family] = len(self.groups)
-            self._members[family] = {}
+            self._members[family] = np.zeros(0, np.int64), np.zeros(0, np.int64)
             self.groups.append(Group(self._free(name), 0, spec.kind, None, 1, spec.reason))
-        members = self._members[family]
-        for value in sorted(set(values.tolist())):
-            members.setdefault(value, len(members))
-        index = self._of_family[family]
-        old = self.groups[index]
-        self.groups[index] = Group(old.name, len(members), old.role, None, 1, old.reason)
-        return index, np.array([members[value] for value in values.tolist()], dtype=np.int64)
+        known, numbers = self._members[family]
+        new = np.setdiff1d(values, known)
+        if len(new):
+            known, numbers = np.append(known, new), np.append(numbers, np.arange(len(known), len(known) + len(new)))
+            order = np.argsort(known, kind="stable")
+            known, numbers = known[order], numbers[order]
+            self._members[family] = known, numbers
+            index = self._of_family[family]
+            old = self.groups[index]
+            self.groups[index] = Group(old.name, len(known), old.role, None, 1, old.reason)
+        return self._of_family[family], numbers[np.searchsorted(known, values)]
 
     def _free(self, name: str) -> str:
-        taken = {group.name for group in self.groups}
-        count = 1
-        while (candidate := name if count == 1 else f"{name}.{count}") in taken:
-            count += 1
-        return candidate
+        while True:
+            self._count[name] = self._count.get(name, 0) + 1
+            count = self._count[name]
+            candidate = name if count == 1 else f"{name}.{count}"
+            if candidate not in self._taken:
+                self._taken.add(candidate)
+                return candidate
 
 
 def _slots(member: Ids, slot: Ids, raw: NDArray[np.uint64]) -> Ids:
@@ -97,11 +112,11 @@ def _slots(member: Ids, slot: Ids, raw: NDArray[np.uint64]) -> Ids:
 
 def _occurrence(values: Ids) -> Ids:
     """How often each value came before, position by position."""
-    seen: dict[int, int] = {}
-    out = np.zeros(len(values), np.int64)
-    for i, value in enumerate(values.tolist()):
-        out[i] = seen.get(value, 0)
-        seen[value] = int(out[i]) + 1
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    out = np.empty(len(values), np.int64)
+    out[order] = np.arange(len(values)) - np.repeat(starts, np.diff(np.append(starts, len(values))))
     return out
 
 
@@ -138,7 +153,7 @@ def assemble(
     blocks = [
         Block(
             name=draft.parameter or f"{layers[draft.source].name} -> {layers[draft.target].name}",
-            **{key: getattr(draft, key) for key in Block.__dataclass_fields__ if key not in ("name", "index")},
+            **{key: getattr(draft, key) for key in Block.__dataclass_fields__ if key != "name"},
         )
         for draft in builder.blocks
     ]

@@ -6,15 +6,33 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from converters.program import Op, Ref, map_leaves
 
-__all__ = ["ACTIVATION_OF", "EDGE_OF", "KIND_OF", "VIEWS", "attributes_of", "pair", "signature"]
+__all__ = [
+    "ACTIVATION_OF",
+    "EDGE_OF",
+    "ELEMENTWISE",
+    "KIND_OF",
+    "RESHAPES",
+    "VIEWS",
+    "attributes_of",
+    "causal",
+    "describe",
+    "numbers_of",
+    "pair",
+    "signature",
+]
 
 VIEWS = frozenset(
     "view _unsafe_view reshape _reshape_alias unsqueeze squeeze expand clone alias _to_copy contiguous detach t "
     "transpose permute lift_fresh lift_fresh_copy slice".split()
 )
 """Operations that only rearrange; where the neurons stay as they are they make no layer."""
+
+RESHAPES = frozenset("view _unsafe_view reshape _reshape_alias expand repeat clone _to_copy alias".split())
+"""Operations whose numbers are sizes alone."""
 
 ACTIVATION_OF: dict[str, str] = {
     "relu": "relu",
@@ -45,6 +63,16 @@ ACTIVATION_OF: dict[str, str] = {
     "erf": "erf",
 }
 
+ELEMENTWISE = frozenset(ACTIVATION_OF) | frozenset(
+    """
+    add sub rsub mul div pow where masked_fill sign ceil floor round trunc frac expm1 exp2 log1p log2 log10 sinh cosh
+    tan asin acos atan asinh acosh atanh erfc erfinv sgn logit threshold hardshrink softshrink sinc relu6 celu selu
+    clamp_max eq ne lt le gt ge logical_not bitwise_not bitwise_and logical_and bitwise_or logical_or isnan isinf
+    remainder fmod floor_divide minimum maximum nan_to_num digamma lgamma native_dropout dropout tril triu
+    """.split()
+)
+"""Operations that take each position by itself; with constants beside one tensor they are part of its activation."""
+
 KIND_OF: dict[str, str] = {
     "add": "add",
     "sub": "sub",
@@ -56,6 +84,16 @@ KIND_OF: dict[str, str] = {
     "where": "where",
     "_softmax": "softmax",
     "_log_softmax": "softmax",
+    "_safe_softmax": "softmax",
+    "bmm": "attention",
+    "baddbmm": "attention",
+    "matmul": "attention",
+    "embedding": "embedding",
+    "_embedding_bag": "embedding",
+    "_embedding_bag_forward_only": "embedding",
+    "unsafe_split": "slice",
+    "chunk": "slice",
+    "unsafe_chunk": "slice",
     "max_pool2d_with_indices": "max_pool",
     "max_pool3d_with_indices": "max_pool",
     "avg_pool1d": "avg_pool",
@@ -123,6 +161,47 @@ COMMUTATIVE = frozenset(
 
 
 BINARY = frozenset(("add", "sub", "mul", "div", "max", "min"))
+
+
+def causal(array: np.ndarray[Any, Any]) -> bool:
+    """Whether a mask lets every position see itself and those before it, and no other.
+
+    >>> causal(np.tril(np.ones((3, 3), bool)))
+    True
+    """
+    if array.ndim < 2 or array.shape[-2] < 2:
+        return False
+    rows, columns = array.shape[-2:]
+    masks = array.reshape(-1, rows, columns)
+    if not (masks == masks[:1]).all():
+        return False
+    allowed = np.tril(np.ones((rows, columns), bool), columns - rows)
+    if array.dtype == bool:
+        return bool(np.array_equal(masks[0], allowed) or np.array_equal(masks[0], ~allowed))
+    return bool((masks[0][allowed] == 0).all() and (masks[0][~allowed] < -1e4).all() and not allowed.all())
+
+
+def describe(array: np.ndarray[Any, Any]) -> Any:
+    """A constant in words: equal for equal contents, short, and where it is regular without its length."""
+    flat = array.reshape(-1)
+    if not flat.size:
+        return "empty"
+    if (flat == flat[0]).all():
+        return "full", str(array.dtype), flat[0].item()
+    if array.size == max(array.shape):
+        steps = np.diff(flat.astype(np.float64)) if array.dtype.kind in "iuf" else np.zeros(0)
+        if len(steps) > 1 and (steps == steps[0]).all():
+            return "range", str(array.dtype), flat[0].item(), float(steps[0])
+    return array.shape, str(array.dtype), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def numbers_of(op: Op) -> tuple[Any, ...]:
+    """The arguments that make an operation what it is: no tensors, no sizes, no ends that follow a length."""
+    if op.name in RESHAPES:
+        return ()
+    if op.name == "slice":
+        return (*op.args[1:3], *op.args[4:5])
+    return (*_numbers(op.args), *((key, value) for key, value in op.kwargs if not isinstance(value, Ref)))
 
 
 def pair(value: Any, rank: int) -> tuple[float, ...]:

@@ -71,11 +71,11 @@ def test_positions_mark_exactly_what_must_not_move(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_sources_come_before_targets(name: str) -> None:
-    """Layers and blocks are in execution order, and edges lie block by block."""
+    """Layers and blocks are in execution order, recurrent edges go back, and edges lie block by block."""
     structure = case(name).structure
     graph = to_graph(case(name).model, structure=structure)
     for block in structure.blocks:
-        assert block.source < block.target
+        assert (block.source > block.target) == (block.edge_type == "recurrent")
     targets = [block.target for block in structure.blocks]
     assert targets == sorted(targets)
     assert torch.equal(graph.edge_layer, graph.edge_layer.sort().values)
