@@ -32,7 +32,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A torch constant by name: a dtype, layout or memory format; ``dtype``/``device`` mean "as the weights", ``complex`` pairs of these."""
+    """A torch constant by name: a dtype or layout; ``dtype``, ``complex`` and ``device`` mean "as the weights"."""
 
     name: str
 

@@ -60,8 +60,7 @@ def _joined(
 
 def _state_beside_input(labels: Sequence[Labels], axis: int) -> bool:
     """Features joined with a state of one value (zeros before the first step): the state's entries are alike."""
-    blank = [axis in piece.blank for piece in labels if piece.shape[axis] > 1]
-    return axis == len(labels[0].shape) - 1 and any(blank) and not all(blank)
+    return axis == len(labels[0].shape) - 1 and any(axis in p.blank for p in labels if p.shape[axis] > 1)
 
 
 def _reach(labels: Sequence[Labels], axis: int) -> tuple[int, ...]:
