@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.coverage.cases import Unavailable
 
-__all__ = ["Recipe", "both", "build", "decoded", "image", "images", "masked_text", "text", "wave"]
+__all__ = ["Recipe", "both", "build", "decoded", "image", "images", "text", "wave"]
 
 Inputs = Callable[[], dict[str, Tensor]]
 
@@ -32,11 +32,6 @@ SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id"
 def text(length: int = 7) -> dict[str, Tensor]:
     """Token numbers ``[1, length]``, none of them special."""
     return {"input_ids": torch.arange(5, 5 + length)[None] % 90}
-
-
-def masked_text(length: int = 7) -> dict[str, Tensor]:
-    """The same with a mask, as tokenizers give it; without one some models look for padding among the numbers."""
-    return {**text(length), "attention_mask": torch.ones(1, length, dtype=torch.int64)}
 
 
 def decoded(length: int = 5) -> dict[str, Tensor]:
@@ -105,7 +100,10 @@ def build(recipe: Recipe, attention: str = "eager") -> tuple[nn.Module, dict[str
     if hasattr(config, "use_cache"):
         config.use_cache = False
     config._attn_implementation = attention
-    return model_class(config).eval(), recipe.inputs()
+    model, inputs = model_class(config).eval(), recipe.inputs()
+    if "input_ids" in inputs and getattr(config, "pad_token_id", None) is not None:
+        config.pad_token_id = None  # else some models look for padding among the numbers, only to warn of it
+    return model, inputs
 
 
 def _arguments(config_class: Any, recipe: Recipe) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.coverage.hub_build import Recipe, both, decoded, masked_text, text
+from benchmarks.coverage.hub_build import Recipe, both, decoded, text
 
 __all__ = ["DECODERS", "ENCODERS", "PAIRS"]
 
@@ -42,14 +42,14 @@ ENCODERS = {
         "DistilBertConfig", "DistilBertForMaskedLM", text, {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
     ),
     "electra": Recipe("ElectraConfig", "ElectraModel", text, {"embedding_size": 16}),
-    "convbert": Recipe("ConvBertConfig", "ConvBertModel", masked_text, {"embedding_size": 32}),
+    "convbert": Recipe("ConvBertConfig", "ConvBertModel", text, {"embedding_size": 32}),
     "deberta": Recipe(
         "DebertaConfig", "DebertaModel", text, {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
     ),
     "deberta_v2": Recipe(
         "DebertaV2Config",
         "DebertaV2Model",
-        masked_text,
+        text,
         {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
     ),
     "mpnet": Recipe("MPNetConfig", "MPNetModel", text),
@@ -60,28 +60,26 @@ ENCODERS = {
     ),
     "eurobert": Recipe("EuroBertConfig", "EuroBertModel", text),
     "nomic_bert": Recipe("NomicBertConfig", "NomicBertModel", text),
-    "rembert": Recipe(
-        "RemBertConfig", "RemBertModel", masked_text, {"input_embedding_size": 16, "output_embedding_size": 24}
-    ),
-    "roformer": Recipe("RoFormerConfig", "RoFormerModel", masked_text, {"embedding_size": 32}),
-    "ibert": Recipe("IBertConfig", "IBertModel", masked_text),
-    "luke": Recipe("LukeConfig", "LukeModel", masked_text, {"entity_vocab_size": 20, "entity_emb_size": 16}),
-    "megatron_bert": Recipe("MegatronBertConfig", "MegatronBertModel", masked_text),
+    "rembert": Recipe("RemBertConfig", "RemBertModel", text, {"input_embedding_size": 16, "output_embedding_size": 24}),
+    "roformer": Recipe("RoFormerConfig", "RoFormerModel", text, {"embedding_size": 32}),
+    "ibert": Recipe("IBertConfig", "IBertModel", text),
+    "luke": Recipe("LukeConfig", "LukeModel", text, {"entity_vocab_size": 20, "entity_emb_size": 16}),
+    "megatron_bert": Recipe("MegatronBertConfig", "MegatronBertModel", text),
     "mobilebert": Recipe(
         "MobileBertConfig",
         "MobileBertModel",
         text,
         {"embedding_size": 32, "true_hidden_size": 16, "intra_bottleneck_size": 16, "hidden_size": 32},
     ),
-    "squeezebert": Recipe("SqueezeBertConfig", "SqueezeBertModel", masked_text, {"embedding_size": 32}),
+    "squeezebert": Recipe("SqueezeBertConfig", "SqueezeBertModel", text, {"embedding_size": 32}),
     "nystromformer": Recipe(
-        "NystromformerConfig", "NystromformerModel", masked_text, {"segment_means_seq_len": 8, "num_landmarks": 8}
+        "NystromformerConfig", "NystromformerModel", text, {"segment_means_seq_len": 8, "num_landmarks": 8}
     ),
     "yoso": Recipe("YosoConfig", "YosoModel", text, {"use_expectation": True}),
     "mra": Recipe("MraConfig", "MraModel", lambda: text(32)),
     "fnet": Recipe("FNetConfig", "FNetModel", text),
-    "longformer": Recipe("LongformerConfig", "LongformerModel", masked_text, {"attention_window": [4, 4]}),
-    "big_bird": Recipe("BigBirdConfig", "BigBirdModel", masked_text, {"attention_type": "original_full"}),
+    "longformer": Recipe("LongformerConfig", "LongformerModel", text, {"attention_window": [4, 4]}),
+    "big_bird": Recipe("BigBirdConfig", "BigBirdModel", text, {"attention_type": "original_full"}),
     "funnel": Recipe(
         "FunnelConfig",
         "FunnelBaseModel",
@@ -96,16 +94,16 @@ ENCODERS = {
         {"vocab_size": 99, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
         common=False,
     ),
-    "xlm": Recipe("XLMConfig", "XLMModel", masked_text, SMALL_XLM),
-    "flaubert": Recipe("FlaubertConfig", "FlaubertModel", masked_text, SMALL_XLM),
+    "xlm": Recipe("XLMConfig", "XLMModel", text, SMALL_XLM),
+    "flaubert": Recipe("FlaubertConfig", "FlaubertModel", text, SMALL_XLM),
     "xmod": Recipe("XmodConfig", "XmodModel", text, {"languages": ["en"], "default_language": "en"}),
     "canine": Recipe(
         "CanineConfig",
         "CanineModel",
-        lambda: masked_text(16),
+        lambda: text(16),
         {"num_hash_buckets": 32, "local_transformer_stride": 4, "downsampling_rate": 4, "num_hash_functions": 4},
     ),
-    "splinter": Recipe("SplinterConfig", "SplinterModel", masked_text),
+    "splinter": Recipe("SplinterConfig", "SplinterModel", text),
     "perceiver": Recipe(
         "PerceiverConfig",
         "PerceiverModel",
@@ -304,7 +302,7 @@ PAIRS = {
     "switch_transformers": Recipe(
         "SwitchTransformersConfig",
         "SwitchTransformersModel",
-        both(masked_text, decoded),
+        both(text, decoded),
         {**SMALL_T5, "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
     ),
     "bart": Recipe("BartConfig", "BartModel", both(text, decoded), SMALL_PAIR),

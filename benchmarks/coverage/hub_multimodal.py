@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.coverage.hub_build import Recipe, both, decoded, image, images, masked_text, text, wave
+from benchmarks.coverage.hub_build import Recipe, both, decoded, image, images, text, wave
 from benchmarks.coverage.hub_speech import WAVES
 
 __all__ = ["MULTIMODAL"]
@@ -81,14 +81,14 @@ MULTIMODAL = {
     "altclip": Recipe(
         "AltCLIPConfig",
         "AltCLIPModel",
-        both(masked_text, image),
+        both(text, image),
         {**TWO_TOWERS, "text_config": {**LETTERS, "project_dim": 20}},
         common=False,
     ),
     "blip": Recipe(
         "BlipConfig",
         "BlipForImageTextRetrieval",
-        both(masked_text, image),
+        both(text, image),
         {**TWO_TOWERS, "text_config": {**LETTERS, "encoder_hidden_size": 24}, "image_text_hidden_size": 16},
         common=False,
     ),
@@ -108,7 +108,7 @@ MULTIMODAL = {
         },
         common=False,
     ),
-    "owlvit": Recipe("OwlViTConfig", "OwlViTModel", both(masked_text, image), TWO_TOWERS, common=False),
+    "owlvit": Recipe("OwlViTConfig", "OwlViTModel", both(text, image), TWO_TOWERS, common=False),
     "clipseg": Recipe(
         "CLIPSegConfig",
         "CLIPSegForImageSegmentation",
@@ -125,7 +125,7 @@ MULTIMODAL = {
     "bridgetower": Recipe(
         "BridgeTowerConfig",
         "BridgeTowerModel",
-        both(masked_text, image),
+        both(text, image),
         {
             "hidden_size": 32,
             "num_hidden_layers": 1,
@@ -138,7 +138,7 @@ MULTIMODAL = {
     "flava": Recipe(
         "FlavaConfig",
         "FlavaModel",
-        both(masked_text, image),
+        both(text, image),
         {
             "text_config": LETTERS,
             "image_config": {**PICTURES, "hidden_size": 32},
@@ -171,8 +171,8 @@ MULTIMODAL = {
         },
         common=False,
     ),
-    "git": Recipe("GitConfig", "GitForCausalLM", both(masked_text, image), {"vision_config": PICTURES}),
-    "vilt": Recipe("ViltConfig", "ViltModel", both(masked_text, image), {"image_size": 32, "patch_size": 8}),
+    "git": Recipe("GitConfig", "GitForCausalLM", both(text, image), {"vision_config": PICTURES}),
+    "vilt": Recipe("ViltConfig", "ViltModel", both(text, image), {"image_size": 32, "patch_size": 8}),
     "lxmert": Recipe(
         "LxmertConfig",
         "LxmertModel",
@@ -182,7 +182,7 @@ MULTIMODAL = {
     "visual_bert": Recipe(
         "VisualBertConfig",
         "VisualBertModel",
-        both(masked_text, lambda: {"visual_embeds": torch.randn(1, 4, 24), "visual_attention_mask": torch.ones(1, 4)}),
+        both(text, lambda: {"visual_embeds": torch.randn(1, 4, 24), "visual_attention_mask": torch.ones(1, 4)}),
         {"visual_embedding_dim": 24},
     ),
     "layoutlm": Recipe("LayoutLMConfig", "LayoutLMModel", boxes, {"max_2d_position_embeddings": 128}),
@@ -209,7 +209,7 @@ MULTIMODAL = {
     "tapas": Recipe(
         "TapasConfig",
         "TapasModel",
-        both(masked_text, lambda: {"token_type_ids": torch.zeros(1, 7, 7, dtype=torch.int64)}),
+        both(text, lambda: {"token_type_ids": torch.zeros(1, 7, 7, dtype=torch.int64)}),
     ),
     "trocr": Recipe(
         "VisionEncoderDecoderConfig",

@@ -45,8 +45,8 @@ made it. Networks are small and have random weights, except in the last section.
   outputs are not counted. Many axes below 100% cannot be permuted at all (rotary and sinusoidal positions, parameters
   that the forward pass never uses), others are frozen because no proof was found; the reasons are named.
 - **frozen**: places whose axes stay fixed, each with its reason; the most frequent reasons are written below the table.
-- **exact**: whether the graph gives back every entry of the `state_dict`, bit for bit; *views*: from a graph that is not
-  written out (`materialize=False`), where the largest kernel would pad it to more than 1.2 GB.
+- **exact**: whether the graph gives back every entry of the `state_dict`, bit for bit; *views*: from a graph that is
+  not written out (`materialize=False`), where the largest kernel would pad it to more than 1.2 GB.
 - **execute**: largest difference between the network and its run from the graph alone, relative to the largest output,
   in float64 with random weights.
 - **trace**: CPU time of `trace`, one thread.
