@@ -61,6 +61,10 @@ def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule])
             family = solver.family("fixed", context.where, "one of its neurons occurs twice on an axis")
             for bundle in context.labels[index].bundles:
                 solver.freeze_repeats(bundle.ids, family)
+    for index, reason in recording.baked:
+        for bundle in context.labels[index].bundles:
+            context.solver.freeze(bundle.ids, context.solver.family("fixed", f"tensor {index}", reason))
+            context.reasons.append((f"tensor {index}", reason))
     for number, index in enumerate(outputs):
         for bundle in context.labels[index].bundles:
             solver.freeze(bundle.ids, solver.family("output", f"output {number}", "it is an output of the network"))
