@@ -102,11 +102,15 @@ class Context:
         if (self.where, reason) not in self.reasons:
             self.reasons.append((self.where, reason))
 
-    def combine(self, operands: Sequence[Operand], letters: Sequence[str], sizes: Mapping[str, int]) -> Labels:
+    def combine(
+        self, operands: Sequence[Operand], letters: Sequence[str], sizes: Mapping[str, int], positions: bool = False
+    ) -> Labels:
         """Broadcast operands against each other and take them elementwise; axes come in the order of ``letters``.
 
         Equal axes are united; where an operand lacks part of a bundle's axes its elements become parents; an operand
-        whose positions are told apart tells apart the others' elements.
+        whose positions are told apart tells apart the others' elements. Axes all of whose positions are told apart by
+        one operand that is computed in the network (pixels, tokens) carry no neurons any more. With ``positions`` what
+        meets such axes counts as a table of positions, like a kernel, and not as neurons that had to be frozen.
         """
         parts: list[tuple[Operand, list[tuple[tuple[str, ...], Ids]], set[str]]] = []
         for operand in operands:
@@ -128,8 +132,9 @@ class Context:
         result = []
         for component in _components([names for _, bundles, _ in parts for names, _ in bundles]):
             axes = tuple(sorted(component, key=order.__getitem__))
-            ids = self._component(axes, tuple(sizes[x] for x in axes), parts)
-            result.append(Bundle(tuple(order[x] for x in axes), ids))
+            ids = self._component(axes, tuple(sizes[x] for x in axes), parts, positions)
+            if not any(operand.labels.source == "" and component <= uniform for operand, _, uniform in parts):
+                result.append(Bundle(tuple(order[x] for x in axes), ids))
         taken = {axis for bundle in result for axis in bundle.axes}
         blank = set()
         for letter, position in order.items():
@@ -147,7 +152,7 @@ class Context:
         axis = self._axis(operand, letter)
         return axis >= 0 and operand.labels.shape[axis] == sizes[letter] and sizes[letter] > 1
 
-    def _component(self, axes: tuple[str, ...], sizes: tuple[int, ...], parts: Sequence[Any]) -> Ids:
+    def _component(self, axes: tuple[str, ...], sizes: tuple[int, ...], parts: Sequence[Any], positions: bool) -> Ids:
         """One bundle of :meth:`combine`: unite, relate or freeze what the operands bring to these axes."""
         full: list[Ids] = []
         partial: list[tuple[Operand, set[str], tuple[str, ...], Ids]] = []
@@ -176,6 +181,8 @@ class Context:
                 continue
             slots, _ = self._coordinate(grid, sorted(touched), axes, sizes)
             kind = "input" if operand.labels.source == "input" else "fixed"
+            if positions and operand.labels.source == "" and touched == set(axes):
+                kind = "kernel"
             self.solver.label(base, slots, self._family(kind, operand, touched))
         return base
 
@@ -196,7 +203,8 @@ class Context:
             reason = "it meets the network's input, whose entries are not interchangeable"
         else:
             reason = "it meets an axis whose positions are not interchangeable"
-            self.note(reason)
+            if kind == "fixed":
+                self.note(reason)
         if (kind, place) not in self._places:
             self._places[kind, place] = self.solver.family(kind, place, reason)
         return self._places[kind, place]

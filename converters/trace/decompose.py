@@ -12,7 +12,7 @@ keep them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,10 +75,11 @@ def decompose(colour: Ids, relations: Relations) -> Decomposition:
     active = np.bincount(colour)[colour] > 1 if n else np.zeros(0, bool)
     home, place = np.full(n, -1, np.int64), np.zeros(n, np.int64)  # the member that an element is inside of
     pairs: list[tuple[int, list[Link]]] = []
+    ties = np.zeros((2, 0), np.int64)
     before = -1
     while active.any():
         vertices = np.flatnonzero(active)
-        count, component = _components(vertices, n, *relations.among(active))
+        count, component = _components(vertices, n, relations.among(active), ties)
         settled = _level(out, colour, vertices, component, count, home, place)
         active[vertices[settled]] = False
         astray = vertices[settled & (out.unit[vertices] < 0)]
@@ -95,18 +96,39 @@ def decompose(colour: Ids, relations: Relations) -> Decomposition:
         above = _parents(aside, active, relations)
         pairs += [(int(v), above[int(v)]) for v in aside]
         active[aside] = False
+        ties = np.concatenate([ties, _ties(above, active, colour)], axis=1)
         before = -1
     _place_pairs(out, colour, pairs)
     return out
 
 
-def _components(vertices: Ids, n: int, child: Ids, parent: Ids) -> tuple[int, Ids]:
+def _components(vertices: Ids, n: int, edges: tuple[Ids, Ids], ties: Ids) -> tuple[int, Ids]:
     index = np.full(n, -1, np.int64)
     index[vertices] = np.arange(len(vertices))
-    shape = (len(vertices), len(vertices))
-    graph = coo_array((np.ones(len(child), np.int8), (index[child], index[parent])), shape=shape)
+    ends = index[np.concatenate([np.stack(edges), ties], axis=1)]
+    ends = ends[:, (ends >= 0).all(0)]
+    graph = coo_array((np.ones(ends.shape[1], np.int8), (ends[0], ends[1])), shape=(len(vertices), len(vertices)))
     count, component = connected_components(graph, directed=False)
     return int(count), component.astype(np.int64)
+
+
+def _ties(above: Mapping[int, list[Link]], active: NDArray[np.bool_], colour: Ids) -> Ids:
+    """Parents that meet a single one of another colour in their children set aside: the two move together."""
+    met = {
+        (p, q)
+        for links in above.values()
+        for p, _ in links
+        for q, _ in links
+        if colour[p] != colour[q] and active[p] and active[q]
+    }
+    if not met:
+        return np.zeros((2, 0), np.int64)
+    table = np.array(sorted(met), dtype=np.int64)
+    _, inverse, counts = np.unique(
+        np.stack([table[:, 0], colour[table[:, 1]]], axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    ties: Ids = table[counts[inverse] == 1].T
+    return ties
 
 
 def _level(

@@ -166,7 +166,7 @@ CONVOLUTIONAL = [
     sequential("cnn_group_norm_one", normed(lambda n: nn.GroupNorm(1, n)), (6, 6)),
     sequential("cnn_group_norm_each", normed(lambda n: nn.GroupNorm(n, n)), (6, 6)),
     Network("cnn_group_norm_stream", stream(3, 3), image(), (3, Nested(12, 3))),
-    Network("cnn_group_norm_clash", stream(3, 4), image(), (2, 2, 3, 3), frozen="tied to two"),
+    Network("cnn_group_norm_clash", stream(3, 4), image(), (2, Nested(4, 2), Nested(6, 2)), frozen="tied to two"),
     sequential(
         "depthwise",
         lambda: [

@@ -62,6 +62,18 @@ def turned(x: Tensor) -> Tensor:
     return x * angle.cos() + torch.cat([-x[..., half:], x[..., :half]], -1) * angle.sin()
 
 
+class Normed(nn.Module):
+    """Queries and keys normalised inside their heads, with one scale per dimension that all heads share."""
+
+    def __init__(self, inner: Mix, size: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.q, self.k = nn.RMSNorm(size), nn.RMSNorm(size)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.inner(self.q(q), self.k(k), v)
+
+
 def shared(inner: Mix) -> Mix:
     def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         copies = HEADS // k.shape[2]
@@ -99,6 +111,9 @@ CASES: dict[str, tuple[Callable[[], Attention], tuple[int, ...]]] = {
     "grouped_query": (lambda: Attention(expanded(by_hand), keys=2), (2, HEADS, 2 * HIDDEN, 2 * HIDDEN)),
     "multi_query": (lambda: Attention(expanded(by_hand), keys=1), (HEADS, HIDDEN, HIDDEN)),
     "grouped_query_rotary": (lambda: Attention(expanded(rotary), keys=2, size=4), (2, HEADS, 2 * 4)),
+    "normed": (lambda: Attention(Normed(by_hand, HIDDEN)), (HEADS, HIDDEN, HEADS * HIDDEN)),
+    "normed_rotary": (lambda: Attention(Normed(rotary, 4), size=4), (HEADS, HEADS * 4)),
+    "normed_grouped": (lambda: Attention(Normed(expanded(rotary), 4), keys=2, size=4), (2, HEADS, 2 * 4)),
     "repeat_interleave": (lambda: Attention(shared(by_hand), keys=2), (2, HEADS, 2 * HIDDEN, 2 * HIDDEN)),
 }
 

@@ -19,11 +19,14 @@ def relations(pairs: list[tuple[int, int]], keys: list[int] | None = None) -> Re
 
 def order_of_group(colour: list[int], edges: Relations) -> int:
     """How many permutations keep colours and relations."""
-    n, count = len(colour), 0
     known = set(zip(edges.child.tolist(), edges.parent.tolist(), edges.key.tolist(), strict=True))
-    for image in itertools.permutations(range(n)):
-        if all(colour[i] == colour[image[i]] for i in range(n)):
-            count += {(image[c], image[p], k) for c, p, k in known} == known
+    classes = [[i for i, other in enumerate(colour) if other == c] for c in sorted(set(colour))]
+    count = 0
+    for images in itertools.product(*(itertools.permutations(members) for members in classes)):
+        image = {
+            a: b for members, moved in zip(classes, images, strict=True) for a, b in zip(members, moved, strict=True)
+        }
+        count += {(image[c], image[p], k) for c, p, k in known} == known
     return count
 
 
@@ -45,11 +48,16 @@ CASES = {
         [0, 0, 1, 1, *[2] * 4],
         relations([(4 + 2 * i + j, p) for i in range(2) for j in range(2) for p in (i, 2 + j)]),
     ),
+    # rows known by two elements each (a mean and a product over the same row): they move together
+    "rows_twice": (
+        [0, 0, 1, 1, 1, 2, 2, *[3] * 6],
+        relations([(7 + 3 * i + j, p) for i in range(2) for j in range(3) for p in (i, 2 + j, 5 + i)]),
+    ),
     "two_components": ([0, 0, 1, 1], relations([(2, 0), (3, 1)])),
 }
 
 
-@pytest.mark.parametrize("name", ["free", "wreath", "pieces", "grid", "two_components"])
+@pytest.mark.parametrize("name", ["free", "wreath", "pieces", "grid", "two_components", "rows_twice"])
 def test_whole_group_is_found(name: str) -> None:
     colour, edges = CASES[name]
     found = decompose(np.array(colour), edges)
