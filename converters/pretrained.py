@@ -71,6 +71,11 @@ class Pretrained:
             + "\nPass example_inputs: a dictionary of keyword arguments that its forward accepts."
         )
 
+    def inputs_of(self, structure: Structure) -> Any:
+        """The candidate that a structure was traced on; None if there was none."""
+        used = set() if structure.program is None else {spec.path[0] for spec in structure.program.inputs}
+        return next((inputs for inputs in self.example_inputs if set(inputs) == used), None)
+
 
 def has_config(path: str | PathLike[str]) -> bool:
     """Whether a folder says by a ``config.json`` what its weights belong to."""

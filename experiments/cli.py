@@ -6,14 +6,14 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import networkx
 import torch
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,14 +21,18 @@ from converters import (
     ConversionError,
     NeuronGraph,
     Structure,
+    SymmetryReport,
+    load_pretrained,
     load_weights,
     to_graph,
     to_networkx,
     trace,
     verify,
 )
+from converters.neuron_graph import MAX_EDGES
 from experiments import report
 from experiments.files import atomic_path, write_text
+from experiments.inspection import describe, show, table
 
 __all__ = ["main"]
 
@@ -43,6 +47,10 @@ GRAPH_TENSORS: tuple[str, ...] = (
     "edge_layer",
 )
 GRAPH_TENSORS += ("node_group", "node_position", "activation", "node_attributes")
+
+
+MAX_VERIFIED = 200_000_000
+"""Parameters up to which `inspect` verifies; copies in float64 take 24 bytes for each."""
 
 
 class CommandError(Exception):
@@ -67,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="show the structure and the symmetries of a network")
     _network_arguments(inspect)
     inspect.add_argument("--no-verify", action="store_true", help="do not test the symmetries by running the network")
+    inspect.add_argument("--json", action="store_true", help="everything, as JSON")
     inspect.set_defaults(command=_inspect)
 
     convert = commands.add_parser("convert", help="write a network as a neuron graph")
@@ -74,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     suffixes = ", ".join(WRITERS)
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help=f"file to write; {suffixes} decides the format"
+    )
+    convert.add_argument(
+        "--max-edges", type=int, default=MAX_EDGES, help="refuse larger graphs, 0 for no limit [%(default)s]"
     )
     convert.set_defaults(command=_convert)
 
@@ -100,35 +112,59 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _network_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("network", help="a file of weights, or package.module:name of a module or of what makes one")
-    parser.add_argument("--module", help="package.module:name that builds the network whose weights the file holds")
+    parser.add_argument(
+        "network",
+        help="a file of weights, a Hugging Face folder, or package.module:name of a module or of what makes one",
+    )
+    parser.add_argument(
+        "--module", help="package.module:name of what the weights belong to, where no config.json tells"
+    )
     parser.add_argument("--input", help="shape of an example input, such as 1,3,32,32; inferred where possible")
     parser.add_argument("--strict", action="store_true", help="fail on operations without a rule")
 
 
-def _load(options: argparse.Namespace) -> tuple[nn.Module | None, dict[str, Tensor] | None]:
-    """The module and the weights that the user named; at least one of them."""
-    path = Path(options.network)
+@dataclass(frozen=True)
+class _Found:
+    """What the user named: a structure, the module where there is one, its weights and an input that it accepts."""
+
+    structure: Structure
+    weights: Mapping[str, Tensor]
+    module: nn.Module | None = None
+    inputs: Any = None
+    notes: tuple[str, ...] = ()
+
+    def filled(self) -> nn.Module | None:
+        """The module with its weights."""
+        if self.module is not None and any(p.device.type == "meta" for p in self.module.parameters()):
+            self.module.load_state_dict(dict(self.weights), assign=True)
+        return self.module
+
+
+def _find(options: argparse.Namespace) -> _Found:
+    """The network that the user named."""
+    path, example = Path(options.network), _example(options.input)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    if path.exists() and options.module is None and not (path / "config.json").is_file():
+        weights = load_weights(path)
+        return _Found(to_graph(weights, materialize=False).structure, weights)
     if path.exists():
-        weights = dict(load_weights(path))
-        if options.module is None:
-            return None, weights
-        module = _build(options.module)
-        module.load_state_dict(weights)
-        return module, weights
+        loaded = load_pretrained(path, options.module)
+        structure = loaded.trace(example, strict=options.strict)
+        inputs = example if example is not None else loaded.inputs_of(structure)
+        return _Found(structure, loaded.weights, loaded.model, inputs, loaded.notes)
     if ":" not in options.network:
         raise CommandError(
             f"{options.network!r} is neither a file nor package.module:name, such as torchvision.models:resnet18"
         )
     if options.module is not None:
         raise CommandError(f"--module goes with a file of weights, but there is no file {options.network!r}")
-    return _build(options.network), None
+    module = _build(options.network)
+    return _Found(trace(module, example, strict=options.strict), module.state_dict(), module, example)
 
 
 def _build(name: str) -> nn.Module:
     where, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
         made = importlib.import_module(where)
     except ImportError as error:
@@ -153,59 +189,36 @@ def _example(shape: str | None) -> Tensor | None:
         raise CommandError(f"--input {shape!r} is no shape; write sizes with commas, such as 1,3,32,32") from error
 
 
-def _graph(options: argparse.Namespace) -> tuple[NeuronGraph, nn.Module | None]:
-    module, weights = _load(options)
-    if module is not None:
-        structure = trace(module, _example(options.input), strict=options.strict)
-        return to_graph(module, structure=structure), module
-    return to_graph(weights or {}), None
-
-
 def _inspect(options: argparse.Namespace, console: Console) -> int:
-    graph, module = _graph(options)
-    structure: Structure = graph.structure
-    permutable = [group for group in structure.groups if group.permutable]
-    console.print(
-        f"[bold]{structure.name}[/]: {structure.num_parameters:,} parameters, {structure.num_nodes:,} nodes, "
-        f"{structure.num_edges:,} edges; {len(permutable)} groups of neurons may be permuted"
-    )
-    layers = _table("layer", "kind", "size", "activation", "group", "owns")
-    for layer in structure.layers:
-        group = layer.axis.sole_group
-        name = "" if group is None else f"{group}: {structure.groups[group].role}"
-        owned = ", ".join(slot for slot, _ in layer.slots)
-        activation = "" if layer.activation == "identity" else layer.activation
-        layers.add_row(layer.name, layer.kind, f"{layer.size:,}", activation, name, owned)
-    console.print(layers)
-    blocks = _table("weight", "from", "to", "pattern", "shape", "kernel")
-    for block in structure.blocks:
-        if block.parameter is not None:
-            ends = (structure.layers[block.source].name, structure.layers[block.target].name)
-            shape, kernel = (" x ".join(map(str, sizes)) for sizes in (block.shape, block.kernel))
-            blocks.add_row(block.parameter, *ends, block.pattern, shape, kernel)
-    console.print(blocks)
-    for where, why in structure.frozen_reasons:
-        console.print(f"kept fixed: {where}: {why}", markup=False)
+    network = _find(options)
+    structure, notes = network.structure, list(network.notes)
+    proof: SymmetryReport | None = None
+    module = None if options.no_verify else network.filled()
+    if module is not None and structure.num_parameters <= MAX_VERIFIED:
+        proof = verify(module, network.inputs, structure)
+    elif module is not None:
+        gigabytes = 3 * 8 * structure.num_parameters / 1e9
+        notes.append(f"not verified: copies in float64 would take {gigabytes:.0f} GB; call converters.verify to do it")
     if not structure.certified:
-        console.print("guessed from names and shapes alone; give --module to trace the network itself")
-    if module is None or options.no_verify:
-        return 0
-    proof = verify(module, _example(options.input), structure)
-    console.print(str(proof), markup=False, highlight=False)
-    return 0 if proof.sound else 1
-
-
-def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for column in table.columns:
-        column.justify = "right" if column.header == "size" else "left"
-    return table
+        notes.append("guessed from names and shapes alone; give --module to trace the network itself")
+    found = describe(structure, proof, tuple(notes))
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, console)
+        if proof is not None:
+            lines = str(proof).splitlines()
+            kept = [line for line in lines if not line.startswith("  frozen: ")]  # shown above
+            console.print("\n".join(kept), markup=False, highlight=False)
+    return 0 if proof is None or proof.sound else 1
 
 
 def _convert(options: argparse.Namespace, console: Console) -> int:
     if options.output.suffix not in WRITERS:
         raise CommandError(f"--output {str(options.output)!r}: the suffix must be one of {', '.join(WRITERS)}")
-    graph, _ = _graph(options)
+    network = _find(options)
+    limit = options.max_edges or None
+    graph = to_graph(network.weights, structure=network.structure, max_edges=limit)
     WRITERS[options.output.suffix](graph, options.output)
     console.print(f"{graph} written to {options.output}", markup=False, highlight=False)
     return 0
@@ -276,10 +289,10 @@ def _zoo_info(options: argparse.Namespace, console: Console) -> int:
     for title, counts in (("networks", "splits"), ("architectures", "per_architecture")):
         text = ", ".join(f"{count} {name}" for name, count in found[counts].items())
         console.print(f"{title}: {text}", markup=False, highlight=False)
-    table = _table("property", *next(iter(found["properties"].values())))
+    rows = table("property", *next(iter(found["properties"].values())))
     for name, quantiles in found["properties"].items():
-        table.add_row(name, *(f"{value:.3f}" for value in quantiles.values()))
-    console.print(table)
+        rows.add_row(name, *(f"{value:.3f}" for value in quantiles.values()))
+    console.print(rows)
     return 0
 
 
