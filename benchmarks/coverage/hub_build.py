@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -87,10 +87,15 @@ def build(recipe: Recipe, attention: str = "eager") -> tuple[nn.Module, dict[str
     Raises:
         Unavailable: this version of the library does not have the class.
     """
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _built(recipe, attention)
+
+
+def _built(recipe: Recipe, attention: str) -> tuple[nn.Module, dict[str, Tensor]]:
     import transformers
 
+    transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
     try:
         config_class, model_class = getattr(transformers, recipe.config), getattr(transformers, recipe.model)
@@ -102,7 +107,8 @@ def build(recipe: Recipe, attention: str = "eager") -> tuple[nn.Module, dict[str
     config._attn_implementation = attention
     model, inputs = model_class(config).eval(), recipe.inputs()
     if "input_ids" in inputs and getattr(config, "pad_token_id", None) is not None:
-        config.pad_token_id = None  # else some models look for padding among the numbers, only to warn of it
+        with contextlib.suppress(Exception):  # where the library insists on a number
+            config.pad_token_id = None  # else some models look for padding among the numbers, only to warn of it
     return model, inputs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.coverage.hub_build import Recipe, images
+from benchmarks.coverage.hub_build import Recipe, both, images
 
 __all__ = ["CONVNEXT", "PATCHES", "STAGES", "VISION", "WINDOWS"]
 
@@ -36,7 +36,7 @@ VISION = {
     "vit_mae": Recipe(
         "ViTMAEConfig",
         "ViTMAEModel",
-        images(),
+        both(images(), lambda: {"noise": torch.rand(1, 16)}),
         {
             **PATCHES,
             "decoder_hidden_size": 16,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +25,6 @@ MOST_ENTRIES = 3 * 10**8
 
 def measure(case: Case, source: str) -> dict[str, Any]:
     """All measurements of one case; ``failed`` names the step that raised, with the error in ``message``."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     row: dict[str, Any] = {"source": source, "name": case.name, "kind": case.kind, "note": case.note}
     step = "build"
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import resource
 import signal
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -66,5 +68,7 @@ def _work(case: Case, source: str, send: multiprocessing.connection.Connection) 
     null = os.open(os.devnull, os.O_WRONLY)  # libraries print what they think of random weights
     os.dup2(null, sys.stdout.fileno())
     os.dup2(null, sys.stderr.fileno())
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     send.send(measure(case, source))
     send.close()
