@@ -98,6 +98,7 @@ class _Recorder(TorchDispatchMode):
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.writes = Writes()
         self.reading = False
+        self.seen: Tensor | None = None
 
     def register(self, tensor: Tensor) -> int:
         """Number a tensor and remember it by identity."""
@@ -128,6 +129,7 @@ class _Recorder(TorchDispatchMode):
             self._read(args[0])
         out = func(*args, **kwargs)
         if self.reading:
+            self.seen = out
             return out
         if func is torch.ops.aten.detach.default:
             return self._alias(out, args[0])

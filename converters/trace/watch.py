@@ -19,6 +19,7 @@ class Reader(Protocol):
     """A recorder that is told when a value is read."""
 
     reading: bool
+    seen: Tensor | None
 
 
 READS = {
@@ -28,10 +29,14 @@ READS = {
 """Ways out of torch: what a network does with such a number cannot be seen."""
 
 
-class Watch(TorchFunctionMode):
-    """Notices values that leave torch, and pads circularly by joining pieces.
+WHOLE = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+"""Those that look at memory, of which a functional tensor has none."""
 
-    torch's own circular padding writes in place where functionalisation does not see it.
+
+class Watch(TorchFunctionMode):
+    """Notices values that leave torch, and runs plainly what functionalisation does not see through.
+
+    Circular padding and filled diagonals write in place; ``one_hot`` looks at its values to check them.
     """
 
     def __init__(self, recorder: Reader) -> None:
@@ -46,6 +51,15 @@ class Watch(TorchFunctionMode):
                 torch.ops.aten.clone.default(args[0])
             finally:
                 self.recorder.reading = False
+            if func in WHOLE and self.recorder.seen is not None:
+                return func(self.recorder.seen, *args[1:], **kwargs)
+        if func is Tensor.fill_diagonal_ and len(args) == 2 and args[0].dim() == 2 and not kwargs:
+            args[0].diagonal().fill_(args[1])
+            return args[0]
+        if func is nn.functional.one_hot:
+            index, classes = (*args, *(kwargs[k] for k in ("tensor", "input", "num_classes") if k in kwargs), -1)[:2]
+            if classes > 0:
+                return (index[..., None] == torch.arange(classes, device=index.device)).long()
         if func is nn.functional.pad:
             x, amounts, mode = (*args, *(kwargs[k] for k in ("input", "pad", "mode") if k in kwargs), "constant")[:3]
             if mode == "circular":

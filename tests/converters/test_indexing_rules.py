@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from itertools import combinations
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import Structure, execute, to_graph, to_state_dict, trace, verify
-from tests.converters.laws import difference, outputs, permuted, random_orders, random_state
+from tests.converters.laws import difference, double, permuted, random_orders, random_state
 from tests.converters.operators import OPERATORS
 
 SOUND = 1e-9
@@ -28,9 +29,14 @@ def traced(name: str) -> tuple[nn.Module, tuple[Tensor, ...], Structure]:
 
 
 def run(model: nn.Module, state: dict[str, Tensor], inputs: Any) -> Any:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
-        return outputs(model, state, inputs, {})
+        return torch.func.functional_call(wide(model), state, double(inputs))
+
+
+@cache
+def wide(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).double().eval()
 
 
 def swapped(state: dict[str, Tensor], i: int, j: int, last: bool) -> dict[str, Tensor]:
