@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from converters.symmetry.verify import randomized
 from converters.symmetry.widened import widened
 
 __all__ = ["measure"]
+
+MOST_REASONS = 5
+"""How many reasons a row keeps, each with the number of places and the first of them."""
 
 MOST_ENTRIES = 3 * 10**8
 """Edges times kernel entries up to which the graph's tensors are written out; above it stays made of views."""
@@ -52,11 +56,14 @@ def measure(case: Case, source: str) -> dict[str, Any]:
 
 
 def _sizes(structure: Structure) -> dict[str, Any]:
+    counts = Counter(reason for _, reason in structure.frozen_reasons)
+    first = {reason: place for place, reason in reversed(structure.frozen_reasons)}
     return {
         "nodes": structure.num_nodes,
         "edges": structure.num_edges,
         "units": sum(group.permutable for group in structure.groups),
-        "frozen": [list(pair) for pair in structure.frozen_reasons],
+        "frozen": len(structure.frozen_reasons),
+        "reasons": [[reason, count, first[reason]] for reason, count in counts.most_common(MOST_REASONS)],
     }
 
 

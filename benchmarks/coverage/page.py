@@ -71,7 +71,8 @@ def _summary(rows: list[Row]) -> str:
         "| median |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for source, of_source in [*groupby(rows, key=lambda row: row["source"]), ("all", iter(rows))]:
+    sources = {source: [row for row in rows if row["source"] == source] for source in TITLES}
+    for source, of_source in [*sources.items(), ("all", rows)]:
         tried = [row for row in of_source if row.get("failed") not in OUTSIDE]
         shares = sorted(row["coverage"] for row in tried if "coverage" in row)
         counts = [
@@ -119,9 +120,9 @@ def _line(row: Row, marks: Mapping[str, str]) -> str:
     unsound = ""
     if "sound" in row:
         unsound = "0" if row["sound"] else str(len(row["unsound"]) or f"error {row['error']:.0e}")
-    cells += [unsound, f"{row['coverage']:.1%}" if "coverage" in row else "", str(len(row["frozen"])) if traced else ""]
+    cells += [unsound, f"{row['coverage']:.1%}" if "coverage" in row else "", str(row["frozen"]) if traced else ""]
     cells += [_exact(row)]
-    cells += [f"{row['execute_error']:.0e}" if "execute_error" in row else ""]
+    cells += [f"{row['execute_error']:.0e}" if row.get("execute_error") else "0" if "execute_error" in row else ""]
     cells += [f"{row['trace_ms']:.0f} ms" if traced else ""]
     cells += [f"{FAILURES[row['failed']]}" if "failed" in row else row.get("note", "")]
     return "| " + " | ".join(cells) + " |"
@@ -152,15 +153,12 @@ def _list(marks: Mapping[str, str]) -> str:
 
 
 def _reasons(row: Row) -> str:
-    counts = Counter(reason for _, reason in row["frozen"])
-    where = {reason: place for place, reason in reversed(row["frozen"])}
-    top = [
-        f"{_cell(reason)} ({count} places, the first `{_cell(where[reason])}`)"
-        if count > 1
-        else f"{_cell(reason)} (`{_cell(where[reason])}`)"
-        for reason, count in counts.most_common(3)
-    ]
-    return "; ".join(top) or "no reason given"
+    """The most frequent reasons, each with a place."""
+    parts = []
+    for reason, count, place in row["reasons"][:3]:
+        where = f"{count} places, the first `{_cell(place)}`" if count > 1 else f"`{_cell(place)}`"
+        parts.append(f"{_cell(reason)} ({where})")
+    return "; ".join(parts) or "no reason given"
 
 
 def _count(number: int | None) -> str:
