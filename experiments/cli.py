@@ -198,7 +198,7 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
         proof = verify(module, network.inputs, structure)
     elif module is not None:
         gigabytes = 3 * 8 * structure.num_parameters / 1e9
-        notes.append(f"not verified: copies in float64 would take {gigabytes:.0f} GB; call converters.verify to do it")
+        notes.append(f"not verified: copies in float64 would take {gigabytes:.0f} GB; call converters.verify")
     if not structure.certified:
         notes.append("guessed from names and shapes alone; give --module to trace the network itself")
     found = describe(structure, proof, tuple(notes))

@@ -56,6 +56,69 @@ def test_inspect_takes_weights_with_the_module_that_owns_them(
     assert "sound, 1 permutable groups" in capsys.readouterr().out
 
 
+def test_inspect_as_json_tells_everything(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", module, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["parameters"], found["nodes"], found["edges"], found["coverage"]) == (32, 10, 25, 1.0)
+    assert [layer["kind"] for layer in found["layers"]][:1] == ["input"]
+    assert [(group["size"], group["permutable"]) for group in found["groups"] if group["role"] == "hidden"] == [
+        (5, True)
+    ]
+    assert found["certificate"]["sound"]
+    assert found["certificate"]["error"] < found["certificate"]["tolerance"]
+    assert found["certificate"]["negative_control"] > 1e-3
+    assert main(["inspect", module, "--json", "--no-verify"]) == 0
+    assert json.loads(capsys.readouterr().out)["certificate"] is None
+
+
+def test_inspect_names_frozen_axes_with_their_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (
+        "import torch\nfrom torch import nn\n\n"
+        "@torch.library.custom_op('graphnets_cli::mystery', mutates_args=())\n"
+        "def mystery(x: torch.Tensor) -> torch.Tensor:\n    return x.cumsum(-1)\n\n"
+        "class Mystery(nn.Module):\n    def forward(self, x):\n        return mystery(x)\n\n"
+        "def net():\n    return nn.Sequential(nn.Linear(3, 5), Mystery(), nn.Linear(5, 2))\n"
+    )
+    (tmp_path / "mysterious_networks.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["inspect", "mysterious_networks:net"]) == 0
+    text = capsys.readouterr().out
+    assert "fixed: 0.weight axis 0 (5): no rule for graphnets_cli.mystery" in text
+    assert "coverage 0.0%" in text
+    assert main(["inspect", "mysterious_networks:net", "--json"]) == 0
+    axes = json.loads(capsys.readouterr().out)["frozen_axes"]
+    assert {(axis["parameter"], axis["axis"]) for axis in axes} == {("0.weight", 0), ("0.bias", 0), ("2.weight", 1)}
+    assert main(["inspect", "mysterious_networks:net", "--strict"]) == 1
+    assert "no rule for graphnets_cli.mystery" in capsys.readouterr().err
+
+
+def test_inspect_and_convert_take_a_hugging_face_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=40, max_position_embeddings=32))
+    model.save_pretrained(tmp_path / "bert")
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "bert"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["network"], found["inputs"]) == ("BertModel", [{"where": "input input_ids", "shape": [1, 8]}])
+    assert found["certificate"]["sound"]
+    assert found["parameters"] == sum(p.numel() for p in model.parameters())
+    assert main(["convert", str(tmp_path / "bert"), "-o", str(tmp_path / "g.json"), "--max-edges", "100"]) == 1
+    assert "the limit is 100 edges" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "bert"), "-o", str(tmp_path / "g.safetensors"), "--max-edges", "0"]) == 0
+    with safe_open(tmp_path / "g.safetensors", "pt") as file:
+        assert Structure.from_json(file.metadata()["structure"]).num_edges == found["edges"]
+
+
+def test_a_file_alone_is_guessed_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(Tiny().state_dict(), tmp_path / "weights.safetensors")
+    assert main(["inspect", str(tmp_path / "weights.safetensors")]) == 0
+    assert "guessed from names and shapes alone; give --module" in capsys.readouterr().out
+
+
 def test_convert_to_tensors_keeps_every_bit(module: str, tmp_path: Path) -> None:
     net = Tiny()
     save_file(net.state_dict(), tmp_path / "weights.safetensors")
