@@ -38,12 +38,13 @@ def main() -> None:
         "--merge", action="store_true", help="add to the stored rows; without it only the new ones stay"
     )
     parser.add_argument("--missing", action="store_true", help="only cases that have no stored row, or one that failed")
+    parser.add_argument("--below", type=float, help="only cases whose stored coverage is lower than this")
     parser.add_argument("--page", action="store_true", help="measure nothing, write the page from the stored rows")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of coverage.json and coverage.md")
     options = parser.parse_args()
     store = options.output / "coverage.json"
-    rows = read(store) if options.merge or options.missing or options.page else []
+    rows = read(store) if options.merge or options.missing or options.below or options.page else []
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     for source in [] if options.page else options.source or list(SOURCES):
@@ -60,6 +61,9 @@ def main() -> None:
         if options.missing:
             done = {row["name"] for row in rows if row["source"] == source and "failed" not in row}
             names = [name for name in names if name not in done]
+        if options.below is not None:
+            low = {row["name"] for row in rows if row["source"] == source and row.get("coverage", 2) < options.below}
+            names = [name for name in names if name in low]
         if options.list:
             print(f"{source}: {' '.join(names)}")
             continue

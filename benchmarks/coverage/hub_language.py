@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from benchmarks.coverage.hub_build import Recipe, both, decoded, text
 
 __all__ = ["DECODERS", "ENCODERS", "PAIRS"]
@@ -22,6 +25,13 @@ SMALL_PAIR: dict[str, Any] = {
 }
 SMALL_T5: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 SMALL_XLM: dict[str, Any] = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "n_words": 99}
+
+
+def entities() -> dict[str, Tensor]:
+    """Two named things and the tokens that mention them."""
+    places = torch.tensor([[[1, 2, -1], [4, -1, -1]]])
+    return {"entity_ids": torch.tensor([[5, 9]]), "entity_position_ids": places}
+
 
 ENCODERS = {
     "bert": Recipe("BertConfig", "BertForMaskedLM", text),
@@ -63,7 +73,7 @@ ENCODERS = {
     "rembert": Recipe("RemBertConfig", "RemBertModel", text, {"input_embedding_size": 16, "output_embedding_size": 24}),
     "roformer": Recipe("RoFormerConfig", "RoFormerModel", text, {"embedding_size": 32}),
     "ibert": Recipe("IBertConfig", "IBertModel", text),
-    "luke": Recipe("LukeConfig", "LukeModel", text, {"entity_vocab_size": 20, "entity_emb_size": 16}),
+    "luke": Recipe("LukeConfig", "LukeModel", both(text, entities), {"entity_vocab_size": 20, "entity_emb_size": 16}),
     "megatron_bert": Recipe("MegatronBertConfig", "MegatronBertModel", text),
     "mobilebert": Recipe(
         "MobileBertConfig",
@@ -107,7 +117,7 @@ ENCODERS = {
     "perceiver": Recipe(
         "PerceiverConfig",
         "PerceiverModel",
-        lambda: {"inputs": __import__("torch").randn(1, 10, 24)},
+        lambda: {"inputs": torch.randn(1, 10, 24)},
         {
             "num_latents": 6,
             "d_latents": 32,

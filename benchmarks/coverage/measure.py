@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +16,15 @@ from torch.utils import _pytree as pytree
 
 from benchmarks.coverage.cases import Case, Unavailable
 from converters import Structure, execute, to_graph, to_state_dict, trace, verify
-from converters.symmetry.verify import randomized
+from converters.symmetry.verify import coverage, randomized
 from converters.symmetry.widened import widened
 
 __all__ = ["measure"]
 
 MOST_REASONS = 5
 """How many reasons a row keeps, each with the number of places and the first of them."""
+
+UNUSED = "never used in the forward pass"
 
 MOST_ENTRIES = 3 * 10**8
 """Edges times kernel entries up to which the graph's tensors are written out; above it stays made of views."""
@@ -71,12 +74,20 @@ def _symmetry(model: nn.Module, inputs: Any, structure: Structure) -> dict[str, 
     report = verify(model, inputs, structure)
     return {
         "coverage": report.coverage,
+        "coverage_used": _coverage_used(structure),
         "sound": report.sound,
         "unsound": list(report.unsound),
         "error": report.error,
         "control": report.control if report.units else None,
         "tolerance": report.tolerance,
     }
+
+
+def _coverage_used(structure: Structure) -> float:
+    """The coverage without the parameters that the forward pass never uses."""
+    unused = {place for place, reason in structure.frozen_reasons if reason == UNUSED}
+    parameters = tuple(parameter for parameter in structure.parameters if parameter.name not in unused)
+    return coverage(replace(structure, parameters=parameters))
 
 
 def _comes_back(model: nn.Module, structure: Structure, materialize: bool) -> bool:

@@ -44,6 +44,8 @@ made it. Networks are small and have random weights, except in the last section.
 - **coverage**: share of the parameters' axes that lie in permutable groups. Kernel axes and the network's inputs and
   outputs are not counted. Many axes below 100% cannot be permuted at all (rotary and sinusoidal positions, parameters
   that the forward pass never uses), others are frozen because no proof was found; the reasons are named.
+- **of used**: the same without parameters that the forward pass never uses (mask tokens, heads that the task leaves
+  out).
 - **frozen**: places whose axes stay fixed, each with its reason; the most frequent reasons are written below the table.
 - **exact**: whether the graph gives back every entry of the `state_dict`, bit for bit; *views*: from a graph that is
   not written out (`materialize=False`), where the largest kernel would pad it to more than 1.2 GB.
@@ -94,8 +96,8 @@ def _summary(rows: list[Row]) -> str:
 def _section(kind: str, rows: list[Row]) -> str:
     lines = [
         f"### {kind.capitalize()}\n",
-        "| network | parameters | units | unsound | coverage | frozen | exact | execute | trace (CPU) | |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+        "| network | parameters | units | unsound | coverage | of used | frozen | exact | execute | trace (CPU) | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
     ]
     marks = _environments(rows)
     lines += [_line(row, marks) for row in rows]
@@ -120,7 +122,9 @@ def _line(row: Row, marks: Mapping[str, str]) -> str:
     unsound = ""
     if "sound" in row:
         unsound = "0" if row["sound"] else str(len(row["unsound"]) or f"error {row['error']:.0e}")
-    cells += [unsound, f"{row['coverage']:.1%}" if "coverage" in row else "", str(row["frozen"]) if traced else ""]
+    cells += [unsound, f"{row['coverage']:.1%}" if "coverage" in row else ""]
+    used = row.get("coverage_used", 1.0 if row.get("coverage") == 1 else None)
+    cells += ["" if used is None else f"{used:.1%}", str(row["frozen"]) if traced else ""]
     cells += [_exact(row)]
     cells += [f"{row['execute_error']:.0e}" if row.get("execute_error") else "0" if "execute_error" in row else ""]
     cells += [f"{row['trace_ms']:.0f} ms" if traced else ""]
