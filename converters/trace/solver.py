@@ -272,9 +272,9 @@ class Solver:
                 yield w[1:][same], w[:-1][same]
         parents, inverse = np.unique(parent, return_inverse=True)
         if len(parents):
-            pairs = np.unique(np.stack([inverse, child], axis=1), axis=0)
+            pairs = np.unique(np.stack([inverse, child, key], axis=1), axis=0)
             sets = np.zeros(len(parents), np.uint64)
-            np.add.at(sets, pairs[:, 0], mix(pairs[:, 1]))
+            np.add.at(sets, pairs[:, 0], both(pairs[:, 1], pairs[:, 2]))
             only = np.bincount(pairs[:, 0], minlength=len(parents))[pairs[:, 0]] == 1
             if only.any():
                 yield parents[pairs[only, 0]], pairs[only, 1]

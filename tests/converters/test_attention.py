@@ -188,3 +188,34 @@ def test_one_group_of_a_wreath_alone() -> None:
         assert difference(expected, outputs(model, moved, (tokens(),), {})) < 1e-12
         false = sample_permutation(structure, torch.Generator().manual_seed(g), coupled=False, groups={g})
         assert difference(expected, outputs(model, permute(state, false), (tokens(),), {})) > 1e-3
+
+
+class Relative(nn.Module):
+    """Tokens of a 3 x 3 image attend with a learned score per head and relative position, beside a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        place = torch.stack(torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij")).flatten(1)
+        offset = place[:, :, None] - place[:, None, :] + 2
+        self.register_buffer("index", offset[0] * 5 + offset[1], persistent=False)
+        self.table = nn.Parameter(torch.randn(25, 2))
+        self.patches, self.qkv = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 24)
+        self.out, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patches(image).flatten(2).mT
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        mask = self.table[self.index.flatten()].view(9, 9, 2).permute(2, 0, 1)
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[None])
+        result: Tensor = self.last((x + self.out(mixed.transpose(1, 2).flatten(2))).mean(1))
+        return result
+
+
+def test_relative_positions_are_not_permutable() -> None:
+    """Two corners see the same offsets, as query and as key: that does not make them one."""
+    torch.manual_seed(0)
+    model, image = Relative(), torch.randn(1, 3, 12, 12)
+    structure = trace(model, image)
+    assert verify(model, image, structure).sound
+    assert sizes(structure) == [2, 8, 8, 8]
+    assert not any(structure.groups[g].permutable for g in structure.parameter["table"].axes[0].groups)
