@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from converters import NeuronGraph, to_graph, to_graphs, trace
+from converters import NeuronGraph, to_graph, to_graphs, trace, without_weights
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -194,7 +194,7 @@ def tracing(rounds: int) -> None:
 
         times = interleaved(
             {
-                "trace": lambda net=net, example=example: trace(net, example),
+                "trace": lambda net=net, example=example: trace(net, example, cache=False),
                 "fx": lambda net=net: torch.fx.symbolic_trace(net),
                 "export": export,
                 "forward": forward,
@@ -208,6 +208,64 @@ def tracing(rounds: int) -> None:
     table("Deriving the structure; ratio = time of `trace` / time of the other", header, rows)
 
 
+def again(rounds: int) -> None:
+    """The first network of an architecture, and the second, whose program is known."""
+    import transformers
+
+    bert = transformers.BertModel(transformers.BertConfig(attn_implementation="eager"))
+    networks: dict[str, tuple[nn.Module, Any]] = {
+        "ResNet-18, 32 px": (resnet18(), torch.zeros(2, 3, 32, 32)),
+        "BERT-base, 8 tokens": (bert, {"input_ids": torch.arange(3, 11)[None]}),
+    }
+    rows = []
+    for name, (net, example) in networks.items():
+        trace(net, example)
+        times = interleaved(
+            {
+                "first": lambda net=net, example=example: trace(net, example, cache=False),
+                "second": lambda net=net, example=example: trace(net, example),
+            },
+            rounds,
+        )
+        ratio = times["first"] / times["second"]
+        rows.append((name, duration(times["first"]), duration(times["second"]), f"{ratio:.1f}x"))
+    table("Tracing the first network of an architecture and the second", ("", "first", "second", "speed"), rows)
+
+
+def billion() -> None:
+    """A network of 1.1 billion parameters, on the meta device."""
+    import resource
+
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=32000,
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=22,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        attn_implementation="eager",
+        use_cache=False,
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    with without_weights():
+        net = transformers.LlamaForCausalLM(config).eval()
+    built = time.process_time()
+    structure = trace(net, {"input_ids": torch.arange(3, 11)[None]})
+    traced = time.process_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    rows = [
+        ("building it without weights", duration(built - start)),
+        ("tracing it", duration(traced - built)),
+        ("resident memory added", size(peak * 1024)),
+        ("its weights in float32", size(4 * structure.num_parameters)),
+    ]
+    title = f"A Llama of {structure.num_parameters / 1e9:.1f} billion parameters without its weights"
+    table(title, ("", ""), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=2000, help="small MLPs to convert [%(default)s]")
@@ -218,9 +276,11 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, median of {options.rounds} rounds, CPU time")
+    billion()  # first, so that the peak of resident memory is its own
     many(options.networks, options.rounds)
     large(options.width, options.rounds)
     tracing(options.rounds)
+    again(options.rounds)
 
 
 if __name__ == "__main__":
