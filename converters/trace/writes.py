@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,18 +53,31 @@ class Box:
     shape: tuple[int, ...]
 
 
-def offsets(tensor: Tensor) -> Ids:
-    """Where in its storage each element of a tensor lies."""
-    grid = np.zeros(tuple(tensor.shape), np.int64) + tensor.storage_offset()
-    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        grid = grid + (np.arange(size) * stride).reshape([-1 if a == axis else 1 for a in range(tensor.dim())])
+Place = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def place(tensor: Tensor) -> Place:
+    """Shape, strides and offset: where in its storage a tensor lies."""
+    strides = tuple(int(stride) for stride in tensor.stride())
+    return tuple(tensor.shape), strides, int(tensor.storage_offset())
+
+
+def offsets(where: Place) -> Ids:
+    """Where in the storage each element lies."""
+    shape, strides, start = where
+    grid = np.zeros(shape, np.int64) + start
+    for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        grid = grid + (np.arange(size) * stride).reshape([-1 if a == axis else 1 for a in range(len(shape))])
     return np.asarray(grid, dtype=np.int64)
 
 
 def overlap(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one storage have an element in common; yes where there are too many to list."""
-    if max(a.numel(), b.numel()) > MAX_LISTED:
-        return True
+    return max(a.numel(), b.numel()) > MAX_LISTED or _overlap(place(a), place(b))
+
+
+@lru_cache(maxsize=4096)
+def _overlap(a: Place, b: Place) -> bool:
     first, second = offsets(a).ravel(), offsets(b).ravel()
     taken = np.zeros(max(first.max(initial=0), second.max(initial=0)) + 1, np.bool_)
     taken[first] = True
@@ -98,7 +112,7 @@ def inside(part: Tensor, whole: Tensor) -> Box | None:
     if own:
         return None
     box = Box(tuple(cuts), tuple(shape))
-    return box if np.array_equal(offsets(cut(whole, box)).ravel(), offsets(part).ravel()) else None
+    return box if np.array_equal(offsets(place(cut(whole, box))).ravel(), offsets(place(part)).ravel()) else None
 
 
 def axes(box: Box) -> list[int]:
