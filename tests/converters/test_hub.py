@@ -35,7 +35,7 @@ WHOLE = {
 }
 """Types all of whose hidden axes are permutable, with the number of their groups."""
 
-DATA_DEPENDENT = {"longformer", "xlm", "flaubert", "dbrx", "switch_transformers"}
+DATA_DEPENDENT = {"xlm", "flaubert", "dbrx", "switch_transformers"}
 """Types whose forward pass branches on values, so that they have no program that holds for other inputs."""
 
 NOT_TRACED = {"deberta", "mra", "jetmoe"}
