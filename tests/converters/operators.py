@@ -296,8 +296,77 @@ TOKENS: dict[str, tuple[Between, tuple[int, ...], dict[str, Any]]] = {
         lambda h: h[:, 0] * torch.searchsorted(h.mT.sort(2).values.contiguous(), h.mT.contiguous())[..., 1], 6
     ),
 }
-WRITES: dict[str, tuple[Between, tuple[int, ...], dict[str, Any]]] = {}
+
+
+def write(where: Any, value: Any) -> Between:
+    """``h[where] = value``, either of which may be computed from ``h``."""
+
+    def between(n: Net, h: Tensor) -> Tensor:
+        h = h.clone()
+        h[where(h) if callable(where) else where] = value(h) if callable(value) else value
+        return h
+
+    return between
+
+
+def gated_half(n: Net, h: Tensor) -> Tensor:
+    h.chunk(2, 1)[0].relu_()
+    return h
+
+
+def halves_added(n: Net, h: Tensor) -> Tensor:
+    h[:, :3].mul_(2)
+    h[:, 3:].add_(h[:, :3])
+    return h
+
+
+def exchanged(n: Net, h: Tensor) -> Tensor:
+    h, first = h.clone(), h[:, 0].clone()
+    h[:, 0] = h[:, 1]
+    h[:, 1] = first
+    return h
+
+
+def through_a_view(n: Net, h: Tensor) -> Tensor:
+    h.view(-1, 2, 3)[:, 0] = 0
+    return h
+
+
+def into_a_buffer(n: Net, h: Tensor) -> Tensor:
+    out = h.new_zeros(len(h), 8)
+    out[:, 1:7] = h
+    return out
+
+
+def padded_sequences(n: Net, h: Tensor) -> Tensor:
+    rows = nn.utils.rnn.pad_sequence([h[:1], h[:1] * 2], batch_first=True)
+    return h + rows.sum((0, 1))
+
+
+def added_rows(n: Net, h: Tensor) -> Tensor:
+    out = h.new_zeros(2, 6)
+    out.index_add_(0, (h.sum(1) > 0).long(), h)
+    return out
+
+
+EVEN, ODD = (slice(None), slice(None, None, 2)), (slice(None), slice(1, None, 2))
+WRITES: dict[str, tuple[Between, tuple[int, ...], dict[str, Any]]] = {
+    "write_slice": (write(EVEN, lambda h: h[ODD] * 2), (3, 3), {}),
+    "write_value": (write((slice(None), slice(3, None)), 0.0), (3, 3, 3), {}),
+    "write_neuron": (write((slice(None), 0), 0.0), (5,), {}),
+    "write_negative": (write(lambda h: h < 0, 0.0), (6,), {}),
+    "write_known": (write((slice(None), torch.tensor([1, 3])), 0.0), (4, 2, 2), {}),
+    "write_known_mask": (write((slice(None), torch.tensor([True] * 3 + [False] * 3)), 0.0), (3, 3, 3), {}),
+    "write_rows": (write(lambda h: h.sum(1) > 0, lambda h: h[h.sum(1) > 0] * 2), (6,), {}),
+    "gated_half": (gated_half, (3, 3), {}),
+    "halves_added": (halves_added, (3,), {}),
+    "exchanged": (exchanged, (4,), {"missed": True}),
+    "through_a_view": (through_a_view, (3, 3, 3), {}),
+    "into_a_buffer": (into_a_buffer, (6, 2), {"out": 8}),
+    "padded_sequences": (padded_sequences, (6,), {}),
+    "added_rows": (added_rows, (6,), {}),
+}
 OPERATORS: dict[str, Operator] = {
-    **{name: Operator(name, f, groups, **more) for name, (f, groups, more) in NEURONS.items()},
+    **{name: Operator(name, f, groups, **more) for name, (f, groups, more) in (NEURONS | WRITES).items()},
     **{name: Operator(name, f, groups, **({"steps": 5} | more)) for name, (f, groups, more) in TOKENS.items()},
 }
