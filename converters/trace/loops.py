@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from converters.program import Op, Program, Ref, map_leaves
+from converters.trace.kinds import VIEWS
 
 __all__ = ["Folded", "State", "fold"]
 
-PER_STEP = frozenset("select slice narrow index_select".split())
-"""Operations that read another position at every step."""
+PER_STEP = {"select": (2,), "slice": (2, 3), "narrow": (2,), "select_scatter": (3,), "slice_scatter": (3, 4)}
+"""Operations that read or write another position at every step, and which arguments say where."""
 
 PIECES = frozenset("unbind split split_with_sizes unsafe_split chunk unsafe_chunk".split())
 """Operations whose results are the steps' inputs, one each."""
@@ -32,7 +33,7 @@ class State:
     index: int
     initial: int
     produced: int
-    direction: tuple[int, ...]
+    direction: tuple[float, ...]
 
 
 @dataclass
@@ -98,10 +99,9 @@ def _alive(folded: Folded, program: Program) -> list[Op]:
 
 def _shape(op: Op) -> Any:
     """What two operations of different steps have in common."""
-    numbers = op.name in PER_STEP
-    leaves = map_leaves(
-        op.args, lambda leaf: "tensor" if _is(leaf) else "number" if numbers and isinstance(leaf, int) else leaf
-    )
+    places = PER_STEP.get(op.name, ())
+    args = tuple("place" if n in places and isinstance(arg, int) else arg for n, arg in enumerate(op.args))
+    leaves = map_leaves(args, lambda leaf: "tensor" if _is(leaf) else leaf)
     return op.target, op.scope, repr(leaves), repr(map_leaves(op.kwargs, lambda leaf: "tensor" if _is(leaf) else leaf))
 
 
@@ -141,7 +141,7 @@ class _Loop:
         self.place = {r: (j, o) for j, op in enumerate(self.step(0)) for o, r in enumerate(op.outputs) if r is not None}
         self.carried: dict[tuple[int, int], tuple[int, int]] = {}
         self.initial: dict[tuple[int, int], int] = {}
-        self.moves: set[int] = set()
+        self.moves: set[float] = set()
         self.maker: dict[int, tuple[Op, int]] = {}
         for op in ops[:start]:
             self.maker.update({r: (op, o) for o, r in enumerate(op.outputs) if r is not None})
@@ -154,7 +154,8 @@ class _Loop:
         count = 1
         while count < repeats and self._follows(count, alike):
             count += 1
-        return count if self.carried and self.moves else 0
+        works = any(op.name not in VIEWS and op.name not in PER_STEP for op in self.step(0))
+        return count if self.carried and len(self.moves) == 1 and works else 0
 
     def _follows(self, t: int, alike: Any) -> bool:
         carried, moves = dict(self.carried), set(self.moves)
@@ -174,7 +175,8 @@ class _Loop:
                     self.initial[key] = a
                 elif key in carried or (a != b and not self._moved(a, b, t, moves)):
                     return False
-            moves |= _difference(first, now, t)
+            if _difference(first, now, t) and first.refs()[0] not in self.place and (j, 0) not in carried:
+                moves |= _difference(first, now, t)
         for first, now in zip(self.step(0), self.step(t), strict=True):
             pairs = zip(first.outputs, now.outputs, strict=True)
             if not all(a is None or b is None or alike(a, b) for a, b in pairs):
@@ -182,13 +184,13 @@ class _Loop:
         self.carried, self.moves = carried, moves
         return True
 
-    def _moved(self, a: int, b: int, t: int, moves: set[int]) -> bool:
+    def _moved(self, a: int, b: int, t: int, moves: set[float]) -> bool:
         """Whether two tensors from outside are the inputs of two steps."""
         if a not in self.maker or b not in self.maker:
             return False
         (one, i), (two, j) = self.maker[a], self.maker[b]
-        if one is two and one.name in PIECES and (j - i) % t == 0:
-            moves.add((j - i) // t)
+        if one is two and one.name in PIECES:
+            moves.add((j - i) / t)
             return True
         if one.name in PER_STEP and _shape(one) == _shape(two) and one.refs() == two.refs():
             moves |= _difference(one, two, t)
@@ -217,12 +219,12 @@ class _Loop:
         return fresh
 
 
-def _difference(first: Op, now: Op, t: int) -> set[int]:
+def _difference(first: Op, now: Op, t: int) -> set[float]:
     """By how much the positions that two steps read differ, per step."""
     if first.name not in PER_STEP:
         return set()
-    pairs = zip(first.args[2:3], now.args[2:3], strict=False)
-    return {(y - x) // t for x, y in pairs if isinstance(x, int) and isinstance(y, int) and x != y}
+    pairs = zip(first.args, now.args, strict=True)
+    return {(y - x) / t for x, y in pairs if isinstance(x, int) and isinstance(y, int) and x != y}
 
 
 def _substituted(op: Op, swap: Mapping[int, int]) -> Op:
