@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from converters.errors import ExampleInputError
 
@@ -28,11 +29,14 @@ def without_weights() -> Iterator[None]:
     ('meta', torch.Size([100000, 100000]))
     """
     register = nn.Module.register_parameter
+    made = WeakIdKeyDictionary()  # a parameter that is registered twice stays one
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         register(module, name, parameter)
         if parameter is not None and parameter.device.type != "meta":
-            module._parameters[name] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            if parameter not in made:
+                made[parameter] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            module._parameters[name] = made[parameter]
 
     setattr(nn.Module, "register_parameter", on_meta)  # noqa: B010 - an assignment is no method to mypy
     try:

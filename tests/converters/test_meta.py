@@ -92,6 +92,20 @@ def test_ties_survive_building_without_weights() -> None:
     assert trace(net) == trace(Tied())
 
 
+def test_one_parameter_given_to_two_modules_stays_one() -> None:
+    def make() -> nn.Module:
+        shared = nn.Parameter(torch.ones(4, 4))
+        net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        net[0].weight = net[2].weight = shared
+        return net
+
+    with without_weights():
+        net = make()
+    assert net[0].weight is net[2].weight
+    assert net[0].weight.device.type == "meta"
+    assert trace(net) == trace(make())
+
+
 def test_lost_buffers_are_named_with_the_remedy() -> None:
     with torch.device("meta"):
         net = Positions()
