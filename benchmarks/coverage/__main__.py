@@ -95,7 +95,7 @@ def _line(row: dict[str, Any]) -> str:
     done = f"coverage {row['coverage']:.3f}, {row['units']} units" if "coverage" in row else ""
     if "failed" in row:
         return f"{name:40} FAILED {row['failed']}: {row['message'][:240]} {done}"
-    sound = "sound" if row["sound"] else f"NOT SOUND {row['error']:.0e} {row['unsound'][:4]}"
+    sound = "sound" if row["sound"] else f"NOT SOUND {row['error']:.0e} {row['unsound_names'][:4]}"
     trip = "exact" if row["exact"] else "NOT EXACT"
     return f"{name:40} {done}, {sound}, {trip}, execute {row['execute_error']:.0e}, {row['trace_ms']:.0f} ms"
 

@@ -22,7 +22,7 @@ from converters.symmetry.widened import widened
 __all__ = ["measure"]
 
 MOST_REASONS = 5
-"""How many reasons a row keeps, each with the number of places and the first of them."""
+"""How many reasons a row keeps, each with the number of places and the first of them; and how many unsound groups."""
 
 UNUSED = "never used in the forward pass"
 
@@ -76,7 +76,8 @@ def _symmetry(model: nn.Module, inputs: Any, structure: Structure) -> dict[str, 
         "coverage": report.coverage,
         "coverage_used": _coverage_used(structure),
         "sound": report.sound,
-        "unsound": list(report.unsound),
+        "unsound": len(report.unsound),
+        "unsound_names": list(report.unsound[:MOST_REASONS]),
         "error": report.error,
         "control": report.control if report.units else None,
         "tolerance": report.tolerance,

@@ -121,7 +121,7 @@ def _line(row: Row, marks: Mapping[str, str]) -> str:
     cells += [str(row["units"]) if traced else ""]
     unsound = ""
     if "sound" in row:
-        unsound = "0" if row["sound"] else str(len(row["unsound"]) or f"error {row['error']:.0e}")
+        unsound = "0" if row["sound"] else str(row["unsound"] or f"error {row['error']:.0e}")
     cells += [unsound, f"{row['coverage']:.1%}" if "coverage" in row else ""]
     used = row.get("coverage_used", 1.0 if row.get("coverage") == 1 else None)
     cells += ["" if used is None else f"{used:.1%}", str(row["frozen"]) if traced else ""]
