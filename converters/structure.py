@@ -19,6 +19,7 @@ from converters.program import Program
 __all__ = ["Axis", "Block", "Group", "IndexArray", "Layer", "Parameter", "Structure"]
 
 SCHEMA = 2
+UNUSED = "never used in the forward pass"
 Ints = NDArray[np.int64]
 
 

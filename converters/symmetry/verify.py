@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from converters.structure import Structure
+from converters.structure import UNUSED, Structure
 from converters.symmetry.permutation import Permutation, permute, sample_permutation
 from converters.symmetry.widened import widened
 
@@ -134,7 +134,10 @@ def _in_float64(
 
 
 def coverage(structure: Structure) -> float:
-    """Share of the parameters' axes that lie in permutable groups; kernel, input and output axes do not count."""
+    """Share of the parameters' axes that lie in permutable groups.
+
+    Axes of kernels, tables of positions, inputs and outputs do not count, nor do parameters that are never used.
+    """
     covered = total = 0
     for parameter in structure.parameters:
         if parameter.alias_of is not None:
@@ -142,6 +145,8 @@ def coverage(structure: Structure) -> float:
         for axis in parameter.axes:
             roles = {structure.groups[g].role for g in axis.groups}
             if len(axis) < 2 or not roles or roles <= {"input", "output"}:
+                continue
+            if all(structure.groups[g].reason == UNUSED for g in axis.groups):
                 continue
             total += 1
             covered += any(structure.groups[g].permutable for g in axis.groups)

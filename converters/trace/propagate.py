@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from converters.program import Program, Ref, map_leaves
+from converters.structure import UNUSED
 from converters.trace.context import Context, joint_source
 from converters.trace.labels import Bundle, Labels
 from converters.trace.recorder import Recording
@@ -35,11 +36,11 @@ def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule])
         for bundle in bundles:
             solver.freeze_repeats(bundle.ids, family)
         if index not in context.used:
-            unused = solver.family("fixed", name, "never used in the forward pass")
+            unused = solver.family("fixed", name, UNUSED)
             for bundle in bundles:
                 solver.freeze(bundle.ids, unused)
             if max(shape, default=1) > 1:
-                context.reasons.append((name, "never used in the forward pass"))
+                context.reasons.append((name, UNUSED))
     for index, _ in program.constants:
         context.labels[index] = _constant(recording.constants[index])
     for op in program.ops:

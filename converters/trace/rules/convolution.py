@@ -113,9 +113,22 @@ def spatial(context: Context) -> list[Labels]:
     shape = context.out_shape
     moved = [axis for axis, (a, b) in enumerate(zip(labels.shape, shape, strict=True)) if a != b]
     first = min([*moved, max(len(shape) - _spatial_rank(context.op.name), 1)])
-    labels = context.project(labels, range(first, len(shape)), "fixed", SPATIAL)
-    out = Labels(labels.bundles, labels.blank - set(range(first, len(shape))), labels.source, shape)
+    axes = [axis for axis in range(first, len(shape)) if axis in moved or not _passes(context, axis - len(shape))]
+    labels = context.project(labels, axes, "fixed", SPATIAL)
+    out = Labels(labels.bundles, labels.blank - set(axes), labels.source, shape)
     return [out] * len(context.op.outputs)
+
+
+def _passes(context: Context, axis: int) -> bool:
+    """Whether a pool with a window of one leaves an axis (counted from the end) as it is."""
+    name = context.op.name
+    if "_pool" not in name or "adaptive" in name:
+        return False
+    rank = _spatial_rank(name)
+    window, step, padding = (context.arg(i) or default for i, default in ((1, None), (2, context.arg(1)), (3, 0)))
+    widths = [(value if isinstance(value, tuple) else (value,)) for value in (window, step, padding)]
+    here = [value[axis] if len(value) == rank else value[0] for value in widths]
+    return here == [1, 1, 0]
 
 
 def _spatial_rank(name: str) -> int:

@@ -31,6 +31,7 @@ def reshape_labels(context: Context, labels: Labels, shape: tuple[int, ...]) -> 
         return labels
     if not labels.bundles and not labels.blank:
         return Labels((), frozenset(), labels.source, shape)
+    labels = Labels(tuple(map(_slim, labels.bundles)), labels.blank, labels.source, labels.shape)
     bundles: list[Bundle] = []
     blank: set[int] = {axis for axis, size in enumerate(shape) if size == 1}
     for before, after in _joined(_runs(labels.shape, shape), labels):
@@ -44,6 +45,14 @@ def reshape_labels(context: Context, labels: Labels, shape: tuple[int, ...]) -> 
             bundles.append(_simplified(context, tuple(after), ids.reshape([shape[axis] for axis in after])))
     kept = {axis for axis in blank if not any(axis in bundle.axes for bundle in bundles)}
     return Labels(tuple(bundles), frozenset(kept), labels.source, shape)
+
+
+def _slim(bundle: Bundle) -> Bundle:
+    """A bundle without its axes of length one, which take no part in runs."""
+    kept = [i for i, size in enumerate(bundle.ids.shape) if size > 1]
+    if not kept or len(kept) == bundle.ids.ndim:
+        return bundle
+    return Bundle(tuple(bundle.axes[i] for i in kept), bundle.ids.reshape([bundle.ids.shape[i] for i in kept]))
 
 
 def _ids_over(context: Context, labels: Labels, inside: Sequence[Bundle], before: Sequence[int]) -> Ids | None:
