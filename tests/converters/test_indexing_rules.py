@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from converters import Structure, execute, to_graph, to_state_dict, trace, verify
 from tests.converters.laws import difference, double, permuted, random_orders, random_state
+from tests.converters.modules import Net
 from tests.converters.operators import OPERATORS
 
 SOUND = 1e-9
@@ -105,3 +106,25 @@ def test_round_trip_and_program(name: str) -> None:
         torch.manual_seed(3)
         again = execute(random_state(model), *(x.double() for x in inputs), structure=structure)
     assert difference(run(model, random_state(model), inputs), again) < 1e-10
+
+
+def by_sorted_numbers(n: Net, x: Tensor) -> Tensor:
+    """Neurons in the order of their values, found outside torch."""
+    h = n.first(x)
+    return n.last(h[:, torch.from_numpy(h[0].detach().numpy().argsort().copy())])
+
+
+def by_list(n: Net, x: Tensor) -> Tensor:
+    h = n.first(x)
+    return n.last(h * sorted(h[0].tolist())[0])
+
+
+@pytest.mark.parametrize("forward", [by_sorted_numbers, by_list])
+def test_values_read_into_python_fix_their_neurons(forward: Any) -> None:
+    model = Net(forward, first=nn.Linear(4, 6), last=nn.Linear(6, 2)).eval()
+    inputs = torch.ones(1, 4)
+    structure = trace(model, inputs)
+    assert not any(group.permutable for group in structure.groups)
+    assert structure.program.baked
+    assert any("into Python" in reason for _, reason in structure.frozen_reasons)
+    assert verify(model, inputs, structure).sound
