@@ -20,7 +20,7 @@ from converters.errors import StructureMismatch, WeightsError
 from converters.structure import Structure
 from converters.weights import check_finite, checked_weights
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "read_json"]
 
 FOLDER_FILES = (
     "model.safetensors",
@@ -81,6 +81,11 @@ def load_weights(
     if not allow_nonfinite:
         check_finite(tensors, str(file))
     return tensors
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds; errors are those of reading and of parsing."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 # -- which file --------------------------------------------------------------------------------------------------------

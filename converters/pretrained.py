@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from converters.errors import ArchitectureError, ConversionError, ExampleInputError
 from converters.example_inputs import example_inputs_of
-from converters.load_weights import load_weights
+from converters.load_weights import load_weights, read_json
 from converters.renaming import renamed
 from converters.structure import Structure
 from converters.trace import trace
@@ -137,7 +136,7 @@ def _described(source: Any) -> tuple[str, dict[str, Any] | None]:
     if not file.is_file():
         return str(path), None
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except (ValueError, OSError, RecursionError) as error:
         raise ArchitectureError(f"{file} is not JSON ({error}); copy or download it again") from error
     if not isinstance(config, dict):
