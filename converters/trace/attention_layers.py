@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from converters.program import Op, Ref
+from converters.trace.context import plain_array
 from converters.trace.kinds import ELEMENTWISE, VIEWS, causal, signature
 from converters.trace.labels import Ids
 from converters.trace.matching import equal_pairs
@@ -109,7 +110,7 @@ class AttentionLayers(ParameterLayers):
         """Note a causal mask on the scores it is applied to; False for any other mask."""
         recording = self.context.recording
         values = [recording.values.get(i, recording.constants.get(i)) for i in constants]
-        arrays = [value.numpy() for value in values if value is not None and value.dim() >= 2]
+        arrays = [plain_array(value) for value in values if value is not None and value.dim() >= 2]
         if not arrays or not all(causal(array) for array in arrays):
             return False
         self.layers[layer].attributes["causal"] = 1.0

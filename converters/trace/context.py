@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from converters.program import Op, Ref, Size
 from converters.trace.labels import Bundle, Ids, Labels
 from converters.trace.recorder import Recording
 from converters.trace.solver import Solver
 
-__all__ = ["Context", "Operand", "joint_source"]
+__all__ = ["Context", "Operand", "joint_source", "plain_array"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Context:
     def constant(self, ref: Ref) -> Any:
         """The values of a tensor that depends on neither inputs nor parameters, or None."""
         value = self.recording.values.get(ref.index, self.recording.constants.get(ref.index))
-        return None if value is None else value.numpy()
+        return None if value is None else plain_array(value)
 
     # -- moves -----------------------------------------------------------------------------------------------------
 
@@ -293,6 +294,11 @@ class Context:
             if each.bundles and (self.where, reason) not in self.gaps:
                 self.gaps.append((self.where, reason))
             self.freeze(each, reason)
+
+
+def plain_array(tensor: torch.Tensor) -> Any:
+    """The values for numpy, which has no bfloat16."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def joint_source(sources: Iterable[str]) -> str:

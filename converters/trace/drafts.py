@@ -12,7 +12,7 @@ import torch
 
 from converters.program import Op, Program, Ref, map_leaves
 from converters.structure import IndexArray
-from converters.trace.context import Context
+from converters.trace.context import Context, plain_array
 from converters.trace.kinds import describe, signature
 from converters.trace.labels import Ids
 from converters.trace.loops import fold
@@ -222,7 +222,7 @@ class Draft:
         """A constant in words, for signatures; None for anything else."""
         recording = self.context.recording
         value = recording.values.get(index, recording.constants.get(index))
-        return None if value is None else describe(value.numpy())
+        return None if value is None else describe(plain_array(value))
 
     def constant(self, index: int) -> bool:
         """Whether a tensor depends on neither inputs nor parameters."""

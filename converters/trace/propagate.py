@@ -10,7 +10,7 @@ import torch
 
 from converters.program import Program, Ref, map_leaves
 from converters.structure import UNUSED
-from converters.trace.context import Context, joint_source
+from converters.trace.context import Context, joint_source, plain_array
 from converters.trace.labels import Bundle, Labels
 from converters.trace.recorder import Recording
 
@@ -74,7 +74,7 @@ def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule])
 
 def _constant(tensor: torch.Tensor) -> Labels:
     """Constants are blank along an axis where all positions agree."""
-    values: Any = tensor.numpy()
+    values: Any = plain_array(tensor)
     blank = {axis for axis in range(values.ndim) if values.size and (values == values.take([0], axis=axis)).all()}
     return Labels((), frozenset(blank), "constant", tuple(values.shape))
 

@@ -85,6 +85,7 @@ class Solver:
         self.applied: list[int] = []
         self._repeats: list[tuple[Ids, int]] = []
         self._copies: list[tuple[Ids, int]] = []
+        self._kind: Ids = np.zeros(0, np.int64)
 
     def fresh(self, shape: tuple[int, ...] | int) -> Ids:
         """New elements that share an origin, hence a first colour."""
@@ -179,6 +180,7 @@ class Solver:
         """
         root = self._closure()
         raw = self._repeated(root)
+        self._kind = np.unique(raw if raw.any() else self._origin_colours(), return_inverse=True)[1].astype(np.int64)
         deadline = time.process_time() + seconds
         while True:
             colour = self._refine(root)
@@ -229,12 +231,17 @@ class Solver:
 
     def _compact(self, root: Ids, heads: Ids) -> Relations:
         """The relations between roots, which are numbered ``0..len(heads)-1``."""
-        child, parent, key = self._relations(root)
+        child, parent, key = self._relations(root, self._kind)
         return Relations(np.searchsorted(heads, child), np.searchsorted(heads, parent), key)
 
-    def _relations(self, root: Ids) -> tuple[Ids, Ids, Ids]:
-        """All relations as (child, parent, key); key -1 - role for membership; each once."""
-        parts = [*self._keyed, *((c, p, np.full(len(c), -1 - role)) for c, p, role in self._members)]
+    def _relations(self, root: Ids, kind: Ids | None = None) -> tuple[Ids, Ids, Ids]:
+        """All relations as (child, parent, key); each once. For membership the key is negative: the role.
+
+        With ``kind``, small integers that tell the occurrences of parents apart, these count as well: what belongs to
+        one of two elements that are united later (the two halves of a gate) does not belong to the other.
+        """
+        plain = np.zeros(self.count, np.int64) if kind is None else kind
+        parts = [*self._keyed, *((c, p, -1 - role - (plain[p] << 20)) for c, p, role in self._members)]
         if not parts:
             empty = np.zeros(0, np.int64)
             return empty, empty, empty
@@ -283,12 +290,17 @@ class Solver:
             if same.any():
                 yield parents[order][1:][same], parents[order][:-1][same]
 
-    def _raw_colours(self) -> Colours:
-        """Origin, labels and surroundings of every element before any union: what tells its occurrences apart."""
+    def _origin_colours(self) -> Colours:
+        """Origin and labels of every element before any union."""
         raw = mix(np.repeat(np.arange(len(self._origins)), self._origins))
         for ids, values, family in self._labels:
             table = np.unique(np.stack([ids, values], axis=1), axis=0)
             np.add.at(raw, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
+        return raw
+
+    def _raw_colours(self) -> Colours:
+        """Origin, labels and surroundings of every element before any union: what tells its occurrences apart."""
+        raw = self._origin_colours()
         empty = np.zeros(0, np.int64)
         a = np.concatenate([empty, *(left for left, _ in self._unions)])
         b = np.concatenate([empty, *(right for _, right in self._unions)])
@@ -314,7 +326,7 @@ class Solver:
         for ids, values, family in self._labels:
             table = np.unique(np.stack([root[ids], values], axis=1), axis=0)
             np.add.at(colour, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
-        child, parent, key = self._relations(root)
+        child, parent, key = self._relations(root, self._kind)
         classes = len(np.unique(colour[np.unique(root)])) if self.count else 0
         while True:
             new = mix(colour)

@@ -132,6 +132,7 @@ def quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
     """Eval mode, no gradients, no fused paths; modules announce themselves; everything is put back."""
     training = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_fake(buffer)}
+    attributes = {module: dict(vars(module)) for module in model.modules()}
     handles = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -151,6 +152,9 @@ def quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
             torch._C._set_mkldnn_enabled(fused)
             for handle in handles:
                 handle.remove()
+            for module, before in attributes.items():
+                vars(module).clear()
+                vars(module).update(before)  # states and caches that the forward left behind
             for module, mode in training.items():
                 module.training = mode
             for name, buffer in model.named_buffers():

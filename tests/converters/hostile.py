@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tests.converters.entry import Network, draw
+from tests.converters.entry import Nested, Network, draw
 from tests.converters.modules import Buffer, Net
 from tests.converters.perceptrons import X4, plain
 
@@ -33,6 +33,12 @@ def swap_add(net: Net, x: Tensor) -> Tensor:
 def two_sums(net: Net, x: Tensor) -> Tensor:
     h = torch.relu(net.first(x)).view(-1, 2, 4)
     return torch.cat([net.columns(h.sum(1)), net.rows(h.sum(2))], dim=1)
+
+
+def gate_of_halves(net: Net, x: Tensor) -> Tensor:
+    """The halves meet only after their sums: a neuron of one half is none of the other."""
+    a, b = net.first(x).view(-1, 2, 3, 4).sum(-1).unbind(1)
+    return net.last(torch.sigmoid(a) * (b - 1))
 
 
 def rows_and_columns(net: Net, h: Tensor) -> Tensor:
@@ -109,6 +115,12 @@ FROZEN = [
 ]
 # No annotation: whatever is found must be sound, complete as a record, and run.
 WILD = [
+    Network(
+        "gate_of_halves",
+        lambda: Net(gate_of_halves, first=nn.Linear(4, 24), last=nn.Linear(3, 2)),
+        X4,
+        (3, Nested(12, 3), Nested(12, 3)),
+    ),
     Network(
         "differences",
         plain((4, 6, 36), lambda n, h: (h[:, :, None] - h[:, None]).flatten(1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from functools import cache
@@ -275,3 +276,27 @@ def test_time_grows_with_the_number_of_steps_alone() -> None:
         return min(taken)
 
     assert seconds(64) < 9 * seconds(16)
+
+
+class Remembering(nn.Module):
+    """Keeps its state on itself from call to call, as caches do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = torch.tanh(self.first(x))
+        self.seen = True
+        result: Tensor = self.last(self.state)
+        return result
+
+
+def test_what_a_forward_leaves_on_the_module_is_undone() -> None:
+    model = Remembering()
+    structure = trace(model, torch.randn(2, 4))
+    assert model.state is None
+    assert not hasattr(model, "seen")
+    assert [group.size for group in structure.groups if group.permutable] == [6]
+    copy.deepcopy(model)

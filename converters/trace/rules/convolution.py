@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from converters.trace.context import Context, Operand
 from converters.trace.labels import Bundle, Labels
 from converters.trace.rules.reshape import reshape_labels
 
 __all__ = ["RULES", "SPATIAL"]
+
+ENTRYWISE = frozenset(("_weight_norm_interface", "mul", "div", "neg", "clone", "alias", "_to_copy", "detach"))
 
 SPATIAL = "its spatial positions are not interchangeable"
 
@@ -67,9 +71,30 @@ def _grouped(context: Context, image: Labels, kernel: Labels, groups: int, trans
     if width > 1:
         context.solver.member(inputs.reshape(groups, -1), cells[:, None])
     if len(listed) > groups:
-        context.grouped[weight.index] = listed
+        stored = _stored(context, weight.index)
+        if stored is None:
+            context.freeze_ids(listed, "the weight of a grouped convolution is computed from other values")
+        else:
+            context.grouped[stored] = listed
     context.solver.member(outputs.reshape(groups, -1), cells[:, None])
     return Labels((Bundle((1,), outputs),), frozenset(), "", (n, out_channels))
+
+
+def _stored(context: Context, index: int) -> int | None:
+    """The parameter that a weight is, or is computed from entry by entry and read by nothing else (weight norm)."""
+    recording = context.recording
+    readers = Counter(i for op in recording.ops for i in set(op.refs()))
+    makers = {i: op for op in recording.ops for i in op.outputs if i is not None}
+    named = set(recording.named.values())
+    while index not in named:
+        op = makers.get(index)
+        if op is None or op.name not in ENTRYWISE or readers[index] != 1:
+            return None
+        alike = [i for i in op.refs() if recording.shapes[i] == recording.shapes[index]]
+        if len(alike) != 1 or readers[alike[0]] != 1:
+            return None
+        index = alike[0]
+    return index
 
 
 def pixel_shuffle(context: Context) -> list[Labels]:
