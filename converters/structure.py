@@ -72,8 +72,7 @@ class Group:
             and with the whole cell when the parent's member moves.
         reason: why it is fixed.
         factors: groups whose members this one's are made of: member ``m`` is the tuple of ``table[i][m]`` of
-            ``factors[i]`` and moves with these alone (query heads that share a key: one factor is the head, the other
-            the key's dimension).
+            ``factors[i]`` and moves with these alone (a query head that shares a key, and a dimension of this key).
     """
 
     name: str
@@ -119,7 +118,7 @@ class Axis:
 
     @cached_property
     def groups(self) -> tuple[int, ...]:
-        """The groups it meets, -1 excluded."""
+        """The groups it meets."""
         return tuple(int(g) for g in np.unique(self.group.values) if g >= 0)
 
     @cached_property

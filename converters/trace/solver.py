@@ -11,22 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from converters.trace.decompose import Decomposition, Relations, Unit, broken, decompose
 from converters.trace.labels import Ids
+from converters.trace.tables import Colours, both, classes_of, distinct, mix
 
 __all__ = ["Family", "Solution", "Solver"]
 
 LIMIT = 20.0
 UNPROVEN = "its neurons are tied to two permutable sets at once, and no permutation could be proven"
-
-Colours = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -53,20 +50,6 @@ class Solution:
     value: Ids
     raw: Colours
     units: tuple[Unit, ...]
-
-
-def mix(values: Any) -> Colours:
-    """A 64-bit hash (splitmix64) of integers, elementwise."""
-    z = np.asarray(values).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Colours = z ^ (z >> np.uint64(31))
-    return mixed
-
-
-def both(a: Any, b: Any) -> Colours:
-    """A hash of pairs, elementwise; the order matters."""
-    return mix(mix(a) * np.uint64(3) + mix(b))
 
 
 class Solver:
@@ -246,9 +229,10 @@ class Solver:
             empty = np.zeros(0, np.int64)
             return empty, empty, empty
         child, parent, key = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        table = np.unique(np.stack([root[child], root[parent], key], axis=1), axis=0)
-        table = table[table[:, 0] != table[:, 1]]
-        return table[:, 0], table[:, 1], table[:, 2]
+        child, parent = root[child], root[parent]
+        apart = child != parent
+        child, parent, key = distinct(child[apart], parent[apart], key[apart])
+        return child, parent, key
 
     def _closure(self) -> Ids:
         left = [a for a, _ in self._unions]
@@ -279,12 +263,11 @@ class Solver:
                 yield w[1:][same], w[:-1][same]
         parents, inverse = np.unique(parent, return_inverse=True)
         if len(parents):
-            pairs = np.unique(np.stack([inverse, child, key], axis=1), axis=0)
             sets = np.zeros(len(parents), np.uint64)
-            np.add.at(sets, pairs[:, 0], both(pairs[:, 1], pairs[:, 2]))
-            only = np.bincount(pairs[:, 0], minlength=len(parents))[pairs[:, 0]] == 1
+            np.add.at(sets, inverse, both(child, key))
+            only = np.bincount(inverse, minlength=len(parents))[inverse] == 1
             if only.any():
-                yield parents[pairs[only, 0]], pairs[only, 1]
+                yield parent[only], child[only]
             order = np.argsort(sets, kind="stable")
             same = sets[order][1:] == sets[order][:-1]
             if same.any():
@@ -293,10 +276,22 @@ class Solver:
     def _origin_colours(self) -> Colours:
         """Origin and labels of every element before any union."""
         raw = mix(np.repeat(np.arange(len(self._origins)), self._origins))
-        for ids, values, family in self._labels:
-            table = np.unique(np.stack([ids, values], axis=1), axis=0)
-            np.add.at(raw, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
+        self._add_labels(raw, np.arange(self.count))
         return raw
+
+    def _add_labels(self, colour: Colours, root: Ids) -> None:
+        """Mix into the colours of roots what they are labelled with."""
+        ids, values, families = self._all_labels()
+        here, value, family = distinct(root[ids], values, families)
+        np.add.at(colour, here, both(value, family + 2**32))
+
+    def _all_labels(self) -> tuple[Ids, Ids, Ids]:
+        """Elements, values and families of all labels, in the order in which they were given."""
+        empty = np.zeros(0, np.int64)
+        ids = np.concatenate([empty, *(ids for ids, _, _ in self._labels)])
+        values = np.concatenate([empty, *(values for _, values, _ in self._labels)])
+        sizes = [len(ids) for ids, _, _ in self._labels]
+        return ids, values, np.repeat(np.array([family for _, _, family in self._labels], dtype=np.int64), sizes)
 
     def _raw_colours(self) -> Colours:
         """Origin, labels and surroundings of every element before any union: what tells its occurrences apart."""
@@ -305,14 +300,14 @@ class Solver:
         a = np.concatenate([empty, *(left for left, _ in self._unions)])
         b = np.concatenate([empty, *(right for _, right in self._unions)])
         child, parent, key = self._relations(np.arange(self.count))
-        classes = len(np.unique(raw))
+        classes = classes_of(raw)
         while True:
             new = mix(raw)
             np.add.at(new, a, mix(raw[b] + np.uint64(1)))
             np.add.at(new, b, mix(raw[a] + np.uint64(1)))
             np.add.at(new, child, both(raw[parent], key * 2 + 4))
             np.add.at(new, parent, both(raw[child], key * 2 + 5))
-            after = len(np.unique(new))
+            after = classes_of(new)
             if after == classes:
                 return raw
             raw, classes = new, after
@@ -320,22 +315,23 @@ class Solver:
     def _refine(self, root: Ids) -> Colours:
         """The coarsest colouring in which equal colours mean equal labels and equally coloured relatives."""
         colour = np.zeros(self.count, np.uint64)
-        origin = np.repeat(np.arange(len(self._origins)), self._origins)
-        pairs = np.unique(np.stack([root, origin], axis=1), axis=0)
-        np.add.at(colour, pairs[:, 0], mix(pairs[:, 1]))
-        for ids, values, family in self._labels:
-            table = np.unique(np.stack([root[ids], values], axis=1), axis=0)
-            np.add.at(colour, table[:, 0], both(table[:, 1], np.full(len(table), family + 2**32)))
+        ids, origin = distinct(root, np.repeat(np.arange(len(self._origins)), self._origins))
+        np.add.at(colour, ids, mix(origin))
+        self._add_labels(colour, root)
         child, parent, key = self._relations(root, self._kind)
-        classes = len(np.unique(colour[np.unique(root)])) if self.count else 0
+        related = np.unique(np.concatenate([child, parent]))  # all others keep their colour
+        child, parent = np.searchsorted(related, child), np.searchsorted(related, parent)
+        here = colour[related]
+        classes = classes_of(here)
         while True:
-            new = mix(colour)
-            np.add.at(new, child, both(colour[parent], key * 2 + 4))
-            np.add.at(new, parent, both(colour[child], key * 2 + 5))
-            after = len(np.unique(new[np.unique(root)])) if self.count else 0
+            new = mix(here)
+            np.add.at(new, child, both(here[parent], key * 2 + 4))
+            np.add.at(new, parent, both(here[child], key * 2 + 5))
+            after = classes_of(new)
             if after == classes:
+                colour[related] = here
                 return colour
-            colour, classes = new, after
+            here, classes = new, after
 
     def _units(self, root: Ids, heads: Ids, found: Decomposition, raw: Colours) -> Solution:
         n = self.count
@@ -346,12 +342,14 @@ class Solver:
         member[heads], slot[heads] = np.where(still, 0, found.member), np.where(still, 0, found.slot)
         family, value = np.full(n, -1, np.int64), np.zeros(n, np.int64)
         priority = {"mark": 0, "kernel": 1, "fixed": 2, "input": 3, "output": 4}
-        best = np.zeros(n, np.int64)
-        for ids, values, index in self._labels:
-            rank = priority[self.families[index].kind]
-            here = root[ids]
-            better = rank > best[here]
-            best[here[better]], family[here[better]], value[here[better]] = rank, index, values[better]
+        ids, values, families = self._all_labels()
+        ranks = np.array([priority[f.kind] for f in self.families], dtype=np.int64)[families]
+        chosen = np.flatnonzero(ranks > 0)
+        call = np.repeat(np.arange(len(self._labels)), [len(ids) for ids, _, _ in self._labels])[chosen]
+        order = chosen[np.lexsort((-chosen, call, -ranks[chosen], root[ids[chosen]]))]
+        first = np.append(True, root[ids[order[1:]]] != root[ids[order[:-1]]])[: len(order)]
+        best = order[first]
+        family[root[ids[best]]], value[root[ids[best]]] = families[best], values[best]
         self._inherit(root, family, value)
         fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
         fixed &= np.array([u.size for u in units])[unit] == 1 if units else False
