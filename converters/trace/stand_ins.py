@@ -24,9 +24,9 @@ def without_weights() -> Iterator[None]:
     What ``torch.device("meta")`` builds has lost them.
 
     >>> with without_weights():
-    ...     net = nn.Linear(100_000, 100_000)
+    ...     net = nn.Linear(10_000, 10_000)
     >>> net.weight.device.type, net.weight.shape
-    ('meta', torch.Size([100000, 100000]))
+    ('meta', torch.Size([10000, 10000]))
     """
     register = nn.Module.register_parameter
     made = WeakIdKeyDictionary()  # a parameter that is registered twice stays one
