@@ -91,8 +91,8 @@ def _table(structure: Structure) -> NeuronTable:
     top, groups = topology(structure), structure.groups
     if any(group.factors for group in groups):
         raise StructureMismatch(
-            f"{structure!r} has neurons that move as pairs (query heads that share a key), which have no canonical order. "
-            "Use invariant tokens, or positions=[]"
+            f"{structure!r} has neurons that move as pairs (query heads that share a key), "
+            "which have no canonical order. Use invariant tokens, or positions=[]"
         )
     sizes = np.array([group.size for group in groups] + [1], np.int64)
     first = np.cumsum(sizes) - sizes

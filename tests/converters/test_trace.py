@@ -240,7 +240,9 @@ def elementwise_cube(context: Context) -> list[Labels]:
 
 
 def test_a_rule_can_be_added() -> None:
-    model = Net(lambda n, x: n.last(torch.special.airy_ai(n.first(x))), first=nn.Linear(4, 8), last=nn.Linear(8, 2)).eval()
+    model = Net(
+        lambda n, x: n.last(torch.special.airy_ai(n.first(x))), first=nn.Linear(4, 8), last=nn.Linear(8, 2)
+    ).eval()
     without = trace(model, draw(3, 4))
     assert not any(group.permutable for group in without.groups)
     assert any("special_airy_ai" in why for _, why in without.frozen_reasons)
