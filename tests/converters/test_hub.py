@@ -45,14 +45,9 @@ UNSUPPORTED = {
     "deberta": "a scripted operator inside the forward pass",
     "mra": "requires_grad_ inside the forward pass",
     "jetmoe": "tolist inside the forward pass",
-    "recurrent_gemma": "constants in bfloat16",
     "fastspeech2_conformer": "the length of its outputs depends on values",
     "superpoint": "the length of its outputs depends on values",
     "dab_detr": "embeddings made in float32, whatever the weights are",
-    "sew": "a grouped convolution with weight norm",
-    "sew_d": "a grouped convolution with weight norm",
-    "wavlm": "gates summed in fours",
-    "univnet": "kernels that the network computes",
 }
 """Types that break a law, and by what; strict, so that a repair has to take its type off the list."""
 
