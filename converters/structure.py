@@ -307,7 +307,7 @@ class Structure:
             ValueError: the document was written by another version of the schema.
         """
         data = json.loads(text)
-        if data.get("schema") != SCHEMA:
+        if data.get("schema") not in (1, SCHEMA):  # 1 had no pairs and no spans
             raise ValueError(
                 f"this structure has schema {data.get('schema')!r}, this version reads {SCHEMA}; trace again"
             )
@@ -367,8 +367,8 @@ def _index(data: dict[str, Any] | None) -> IndexArray | None:
 
 
 def _group(data: dict[str, Any]) -> Group:
-    table = tuple(IndexArray(tuple((a, b, c) for a, b, c in column["runs"])) for column in data["table"])
-    return Group(**{**data, "factors": tuple(data["factors"]), "table": table})
+    table = tuple(IndexArray(tuple((a, b, c) for a, b, c in column["runs"])) for column in data.get("table", ()))
+    return Group(**{**data, "factors": tuple(data.get("factors", ())), "table": table})
 
 
 def _axis(data: dict[str, Any]) -> Axis:
@@ -394,7 +394,7 @@ def _block(data: dict[str, Any]) -> Block:
         "axes": tuple(data["axes"]),
         "kernel": tuple(data["kernel"]),
         "index": tuple((a, i) for a, i in data["index"]),
-        "span": tuple((a, start, stop) for a, start, stop in data["span"]),
+        "span": tuple((a, start, stop) for a, start, stop in data.get("span", ())),
     }
     ends = {key: _index(data[key]) for key in ("sources", "targets")}
     return Block(**{**data, **fixed, **ends})

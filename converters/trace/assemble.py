@@ -102,14 +102,17 @@ class _Groups:
 
 
 def _slots(member: Ids, slot: Ids, raw: NDArray[np.uint64]) -> Ids:
-    """Small slot numbers; several occurrences of one piece are told apart by how they came about."""
+    """Slots numbered as they come; several occurrences of one piece are told apart by how they came about."""
     if (slot == slot[0]).all() and (member[1:] > member[:-1]).all():
         return np.zeros(len(slot), np.int64)
     small = np.unique(slot, return_inverse=True)[1].astype(np.int64)
     if len(np.unique(np.stack([member, small], axis=1), axis=0)) < len(member):
         small = small * len(raw) + np.unique(raw, return_inverse=True)[1]
-        small = np.unique(small, return_inverse=True)[1].astype(np.int64)
-    return small
+    _, first, inverse = np.unique(small, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    numbered: Ids = rank[inverse]
+    return numbered
 
 
 def _occurrence(values: Ids) -> Ids:

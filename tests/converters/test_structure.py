@@ -211,3 +211,14 @@ def test_the_size_of_the_example_batch_does_not_count(batch: int) -> None:
     first, other = (trace(net, draw(n, 4)) for n in (3, batch))
     assert first == other
     assert same_structure(to_graph(net, structure=first)) == other
+
+
+def test_documents_of_the_first_schema_are_read() -> None:
+    structure = trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+    data = json.loads(structure.to_json())
+    data["schema"] = 1
+    for group in data["groups"]:
+        del group["factors"], group["table"]
+    for block in data["blocks"]:
+        del block["span"]
+    assert Structure.from_json(json.dumps(data)) == structure
