@@ -219,3 +219,28 @@ def test_relative_positions_are_not_permutable() -> None:
     assert verify(model, image, structure).sound
     assert sizes(structure) == [2, 8, 8, 8]
     assert not any(structure.groups[g].permutable for g in structure.parameter["table"].axes[0].groups)
+
+
+class Latents(nn.Module):
+    """Learned vectors attend to each other; in no order unless attention is causal."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.causal, self.latents = causal, nn.Parameter(torch.randn(1, 1, 5, 4))
+        self.enter, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.relu(self.latents + self.enter(x)[:, None, None])
+        mixed = functional.scaled_dot_product_attention(mixed, mixed, mixed, is_causal=self.causal)
+        result: Tensor = self.last(mixed.mean((1, 2)))
+        return result
+
+
+@pytest.mark.parametrize(("causal", "free"), [(False, True), (True, False)])
+def test_learned_latents_have_an_order_where_attention_is_causal(causal: bool, free: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Latents(causal), torch.randn(2, 3)
+    structure = trace(model, x)
+    assert verify(model, x, structure).sound
+    groups = structure.parameter["latents"].axes[2].groups
+    assert any(structure.groups[g].permutable for g in groups) is free

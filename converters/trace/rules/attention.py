@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from converters.program import Ref
-from converters.trace.context import Context, Operand
+from converters.trace.context import Context
 from converters.trace.labels import Labels
+from converters.trace.rules.linear import added, product
 from converters.trace.rules.reshape import reshape_labels
 
 __all__ = ["RULES"]
@@ -19,28 +18,18 @@ def attention(context: Context) -> list[Labels]:
     """
     query, key, value = context.tensors()[:3]
     lead = "abcdefg"[: len(context.shape(query)) - 2]
-    served = [(query, context.of(query)), *((ref, _served(context, ref, context.shape(query))) for ref in (key, value))]
-    weights = _product(context, served[:2], [lead + "id", lead + "jd"], lead + "ij")
+    keys, values = (_served(context, ref, context.shape(query)) for ref in (key, value))
+    weights = product(context, [(query, context.of(query), lead + "id"), (key, keys, lead + "jd")], lead + "ij")
     mask = _mask(context)
     if mask is not None:
-        weights = _masked(context, weights, mask)
-    out = _product(context, [(None, weights), served[2]], [lead + "ij", lead + "je"], lead + "ie")
+        weights = added(context, weights, mask)
+    if _causal(context):
+        weights = context.project(
+            weights, [len(lead), len(lead) + 1], "fixed", "attention is causal: places are ordered"
+        )
+    out = product(context, [(None, weights, lead + "ij"), (value, values, lead + "je")], lead + "ie")
     rest = [Labels((), frozenset(), "", context.shape(i)) for i in context.op.outputs[1:] if i is not None]
     return [out, *rest]
-
-
-def _product(
-    context: Context, operands: Sequence[tuple[Ref | None, Labels]], letters: Sequence[str], out: str
-) -> Labels:
-    """An einsum of labels; letters not in ``out`` are summed."""
-    sizes: dict[str, int] = {}
-    named = []
-    for (ref, labels), names in zip(operands, letters, strict=True):
-        for letter, size in zip(names, labels.shape, strict=True):
-            sizes[letter] = max(sizes.get(letter, 1), size)
-        named.append(Operand(labels, dict(enumerate(names)), -1 if ref is None else ref.index))
-    order = [*out, *(letter for letter in sizes if letter not in out)]
-    return context.reduce(context.combine(named, order, sizes), range(len(out), len(order)))
 
 
 def _served(context: Context, ref: Ref, query: tuple[int, ...]) -> Labels:
@@ -64,14 +53,9 @@ def _mask(context: Context) -> Ref | None:
     return found if isinstance(found, Ref) else None
 
 
-def _masked(context: Context, weights: Labels, mask: Ref) -> Labels:
-    rank, own = len(weights.shape), len(context.shape(mask))
-    letters = [str(axis) for axis in range(rank)]
-    operands = [
-        Operand(weights, dict(enumerate(letters))),
-        Operand(context.of(mask), {axis: letters[axis + rank - own] for axis in range(own)}, mask.index),
-    ]
-    return context.combine(operands, letters, dict(zip(letters, weights.shape, strict=True)))
+def _causal(context: Context) -> bool:
+    """Whether a switch after the three tensors is on; the others that kernels have do not matter here."""
+    return any(value is True for value in (*context.op.args[3:], *dict(context.op.kwargs).values()))
 
 
 KERNELS = (

@@ -8,31 +8,35 @@ from converters.program import Ref
 from converters.trace.context import Context, Operand
 from converters.trace.labels import Labels
 
-__all__ = ["RULES", "contract"]
+__all__ = ["RULES", "added", "contract", "product"]
 
 
 def contract(context: Context, operands: Sequence[tuple[Ref, str]], out: str) -> Labels:
     """An einsum: one letter per axis; letters not in ``out`` are summed."""
+    return product(context, [(ref, context.of(ref), letters) for ref, letters in operands], out)
+
+
+def product(context: Context, operands: Sequence[tuple[Ref | None, Labels, str]], out: str) -> Labels:
+    """An einsum of labels, some of them of no tensor."""
     sizes: dict[str, int] = {}
     named = []
-    for ref, letters in operands:
-        shape = context.shape(ref)
-        for axis, letter in enumerate(letters):
-            sizes[letter] = max(sizes.get(letter, 1), shape[axis])
-        named.append(Operand(context.of(ref), dict(enumerate(letters)), ref.index))
+    for ref, labels, letters in operands:
+        for letter, size in zip(letters, labels.shape, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), size)
+        named.append(Operand(labels, dict(enumerate(letters)), -1 if ref is None else ref.index))
     order = [*out, *(letter for letter in sizes if letter not in out)]
-    whole = context.combine(named, order, sizes)
-    return context.reduce(whole, range(len(out), len(order)))
+    return context.reduce(context.combine(named, order, sizes), range(len(out), len(order)))
 
 
-def _with_bias(context: Context, product: Labels, bias: Ref) -> Labels:
-    rank, own = len(product.shape), len(context.shape(bias))
+def added(context: Context, labels: Labels, bias: Ref) -> Labels:
+    """A bias or a mask, broadcast and added."""
+    rank, own = len(labels.shape), len(context.shape(bias))
     letters = [str(axis) for axis in range(rank)]
     operands = [
-        Operand(product, dict(enumerate(letters))),
+        Operand(labels, dict(enumerate(letters))),
         Operand(context.of(bias), {axis: letters[axis + rank - own] for axis in range(own)}, bias.index),
     ]
-    return context.combine(operands, letters, dict(zip(letters, product.shape, strict=True)))
+    return context.combine(operands, letters, dict(zip(letters, labels.shape, strict=True)))
 
 
 def mm(context: Context) -> list[Labels]:
@@ -62,27 +66,27 @@ def bmm(context: Context) -> list[Labels]:
 def addmm(context: Context) -> list[Labels]:
     """Matrix product plus bias."""
     bias, a, b = context.tensors()[:3]
-    return [_with_bias(context, contract(context, [(a, "ik"), (b, "kj")], "ij"), bias)]
+    return [added(context, contract(context, [(a, "ik"), (b, "kj")], "ij"), bias)]
 
 
 def baddbmm(context: Context) -> list[Labels]:
     """Batched matrix product plus bias."""
     bias, a, b = context.tensors()[:3]
-    return [_with_bias(context, contract(context, [(a, "bik"), (b, "bkj")], "bij"), bias)]
+    return [added(context, contract(context, [(a, "bik"), (b, "bkj")], "bij"), bias)]
 
 
 def addmv(context: Context) -> list[Labels]:
     """Matrix times vector plus bias."""
     bias, a, b = context.tensors()[:3]
-    return [_with_bias(context, contract(context, [(a, "ik"), (b, "k")], "i"), bias)]
+    return [added(context, contract(context, [(a, "ik"), (b, "k")], "i"), bias)]
 
 
 def linear(context: Context) -> list[Labels]:
     """``x @ weight.T + bias`` where it stays one operation."""
     x, weight, *bias = context.tensors()
     lead = "abcdefgh"[: len(context.shape(x)) - 1]
-    product = contract(context, [(x, lead + "k"), (weight, "ok")], lead + "o")
-    return [_with_bias(context, product, bias[0]) if bias else product]
+    mixed = contract(context, [(x, lead + "k"), (weight, "ok")], lead + "o")
+    return [added(context, mixed, bias[0]) if bias else mixed]
 
 
 def grouped_mm(context: Context) -> list[Labels]:
@@ -99,8 +103,8 @@ def grouped_mm(context: Context) -> list[Labels]:
     table = context.project(context.of(weight), [0], "fixed", "its experts are chosen by number")
     sizes = {"t": context.shape(x)[0], "k": context.shape(x)[1], "n": context.shape(weight)[2]}
     named = [Operand(context.of(x), {0: "t", 1: "k"}, x.index), Operand(table, {1: "k", 2: "n"}, weight.index)]
-    product = context.reduce(context.combine(named, ["t", "n", "k"], sizes), [2])
-    return [_with_bias(context, product, r) for r in context.tensors()[3:4]] or [product]
+    mixed = context.reduce(context.combine(named, ["t", "n", "k"], sizes), [2])
+    return [added(context, mixed, r) for r in context.tensors()[3:4]] or [mixed]
 
 
 RULES = {
