@@ -21,13 +21,23 @@ from converters import (
     weight_space,
 )
 from graphnets.baselines import FlatMLP, Prober, StatNN
-from graphnets.message_passing import NeuronAttention, NeuronGNN, NeuronMessagePassing, NeuronSweep, NeuronTransformer
+from graphnets.message_passing import (
+    NeuralGraphGNN,
+    NeuralGraphLayer,
+    NeuronAttention,
+    NeuronGNN,
+    NeuronMessagePassing,
+    NeuronSweep,
+    NeuronTransformer,
+)
 from graphnets.weightnet import CrossLayerAttention, IntraLayerAttention, WeightNet
 
 __all__ = [
     "CrossLayerAttention",
     "FlatMLP",
     "IntraLayerAttention",
+    "NeuralGraphGNN",
+    "NeuralGraphLayer",
     "NeuronAttention",
     "NeuronGNN",
     "NeuronGraph",

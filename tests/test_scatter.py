@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch_geometric.utils import scatter, segment, softmax
 
 from converters import collate, same_structure, to_graph
-from graphnets import NeuronGNN
+from graphnets import NeuralGraphGNN, NeuronGNN
+from graphnets.layered import Bundle
+from graphnets.message_passing.neural_graph import edge_extreme
 
 pytestmark = pytest.mark.scatter
 REDUCTIONS = ("sum", "mean", "min", "max", "mul")
@@ -75,9 +77,29 @@ def test_softmax_over_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_predictions_and_gradients_of_a_model(monkeypatch: pytest.MonkeyPatch, batch) -> None:
+@pytest.mark.parametrize("reduce", ["min", "max"])
+def test_extremes_over_edges_and_their_gradients(
+    monkeypatch: pytest.MonkeyPatch, edges: tuple[Tensor, Tensor, int], reduce: str
+) -> None:
+    values, targets, size = edges
+    bundle = Bundle(0, 1, 0, len(targets), None, torch.zeros_like(targets), targets)
+    stacked = torch.stack([values, values.flip(0)]).requires_grad_()
+
+    def compute() -> list[Tensor]:
+        found = edge_extreme(stacked, size, bundle, reduce)
+        (gradient,) = torch.autograd.grad((found[:, 0::3] * torch.linspace(-1, 1, 5)).sum(), stacked)
+        return [found.detach(), gradient]
+
+    ours, theirs = with_and_without(monkeypatch, compute)
+    assert bool(ours[0][:, 1::3].isinf().all())
+    assert int((ours[1] != 0).sum()) > 50
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [NeuronGNN, NeuralGraphGNN])
+def test_predictions_and_gradients_of_a_model(monkeypatch: pytest.MonkeyPatch, batch, kind: type[nn.Module]) -> None:
     assert same_structure(batch) is None
-    model = NeuronGNN(None, targets=2)
+    model = kind(None, targets=2)
     model.fit_statistics([batch])
     model.eval().double()
     for key in ("x", "edge_attr", "node_attributes"):

@@ -13,6 +13,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "weightnet_invariant": ("WeightNet", "#3a7ca5"),
     "neuron_gnn": ("NeuronGNN", "#2a9d6f"),
     "neuron_transformer": ("NeuronTransformer", "#1b6b4d"),
+    "neural_graph_gnn": ("NG-GNN", "#52796f"),
     "neuron_sweep_random_signals": ("NeuronSweep, random signals", "#a7c957"),
     "neuron_sweep_perceptron": ("NeuronSweep, images, perceptron", "#8ab17d"),
     "neuron_sweep": ("NeuronSweep, images, mixture", "#6a994e"),

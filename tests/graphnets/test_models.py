@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from converters import Structure, StructureMismatch, to_graphs, trace
-from graphnets import FlatMLP, NeuronGNN, NeuronTransformer, StatNN, WeightNet
+from graphnets import FlatMLP, NeuralGraphGNN, NeuronGNN, NeuronTransformer, StatNN, WeightNet
 from graphnets.layered import Layered
 from graphnets.testing import assert_independent, assert_invariant, in_double
 
@@ -29,6 +29,10 @@ GRAPH_MODELS: dict[str, Build] = {
     ),
     "transformer": lambda s: NeuronTransformer(s, 3, channels=16, edge_channels=2, update_edges=True),
     "transformer_parallel": lambda s: NeuronTransformer(s, 3, channels=8, order="parallel", rounds=2, heads=2),
+    "neural_graph": lambda s: NeuralGraphGNN(s, 3, channels=8),
+    "neural_graph_sweep": lambda s: NeuralGraphGNN(
+        s, 3, channels=8, order="sweep", rounds=1, backward=False, update_edges=False, aggregators=["max", "std"]
+    ),
     "weightnet_mean": lambda s: WeightNet(s, 3, channels=8),
     "weightnet_cls": lambda s: WeightNet(s, 3, channels=8, pooling="cls", pre_norm=True, intra_blocks=2),
     "weightnet_moments": lambda s: WeightNet(s, 3, channels=8, pooling="moments", gates=2),
@@ -232,6 +236,17 @@ def test_one_diverged_network_hardly_moves_the_statistics() -> None:
     assert bool(((ratio > 1.0) & (ratio < 1.3)).all())
 
 
+def test_degrees_are_measured_where_messages_arrive() -> None:
+    structure = structures()["mlp"]  # 4-6-5-3
+    model = NeuralGraphGNN(structure, 1, rounds=1)
+    model.fit_statistics([stack(structure, 2), stack(structure, 3)])
+    along, against = torch.tensor([[6, 5, 3], [4, 6, 5]]), torch.tensor([[4, 6, 5], [6, 5, 3]])
+    layer = model.forward_layers[0]
+    for part, (neurons, degrees) in zip((layer.messages, layer.backward_messages), (along, against), strict=True):
+        expected = (neurons * (degrees + 1.0).log()).sum() / neurons.sum()
+        torch.testing.assert_close(part.log_degree, expected)
+
+
 def test_parameter_models_say_what_they_lack() -> None:
     batch = stack(structures()["mlp"])
     for model in (FlatMLP(None, 2), StatNN(None, 2, head="mlp"), StatNN(None, 2)):
@@ -246,6 +261,10 @@ def test_wrong_options_are_refused() -> None:
         NeuronGNN(None, 1, rounds=0)
     with pytest.raises(ValueError, match="unknown encodings colour"):
         NeuronGNN(None, 1, encodings=["colour"])
+    with pytest.raises(ValueError, match=r"aggregators=\['median'\] must be one or more of mean, min, max, std, sum"):
+        NeuralGraphGNN(None, 1, aggregators=["median"])
+    with pytest.raises(ValueError, match=r"scalers=\[\] must be one or more of identity, amplification, attenuation"):
+        NeuralGraphGNN(None, 1, scalers=[])
     with pytest.raises(ValueError, match="pooling='sum' is unknown"):
         WeightNet(None, 1, pooling="sum")
     with pytest.raises(ValueError, match="unknown encodings place"):

@@ -1,0 +1,106 @@
+"""The graph network of the neural graphs paper on neuron graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from converters import Structure
+from graphnets.layered import Layered, networks_of
+from graphnets.message_passing.encodings import NodeEncoding
+from graphnets.message_passing.network import NeuronNetwork
+from graphnets.message_passing.neural_graph import NeuralGraphLayer
+
+__all__ = ["NeuralGraphGNN"]
+
+
+class NeuralGraphGNN(NeuronNetwork):
+    """Predicts properties of networks by modulated messages and several aggregators (NG-GNN, arXiv:2403.12143).
+
+    `NeuronGNN` with `NeuralGraphLayer` for its layers. Neurons hear both ends of their edges in every layer, so a round
+    is one layer. Encodings, readouts and head are the same.
+
+    The prediction is invariant under every true permutation of neurons, and depends on no other network of the batch.
+
+    Args:
+        structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
+        targets: predicted numbers per network.
+        channels: of node states.
+        edge_channels: of edge states.
+        hidden_channels: of the messages' perceptron; ``channels`` if None.
+        aggregators, scalers: of messages, see `NeuralGraphLayer`.
+        backward: whether neurons also hear those that their own edges lead to.
+        update_edges: whether layers give edges new states.
+        rounds: layers.
+        order: ``"parallel"`` as in the paper, or ``"sweep"`` (layer by layer, a round carries a signal through).
+        scores: channels of `OutputReadout`.
+        head_channels: width of the predicting network.
+        dropout: in node updates; ``head_dropout`` in the predicting network.
+        weight_noise: relative Gaussian noise on weights while training.
+        encodings: of neurons, see `NodeEncoding`.
+        kernel_size: the largest kernel, if no structure is given.
+
+    Shapes:
+        - batch: a graph or a batch of B graphs
+        - result: ``[B, targets]``
+    """
+
+    def __init__(
+        self,
+        structure: Structure | None,
+        targets: int,
+        channels: int = 32,
+        edge_channels: int = 8,
+        hidden_channels: int | None = None,
+        aggregators: Sequence[str] = NeuralGraphLayer.AGGREGATORS,
+        scalers: Sequence[str] = NeuralGraphLayer.SCALERS,
+        backward: bool = True,
+        update_edges: bool = True,
+        rounds: int = 3,
+        order: str = "parallel",
+        scores: int = 64,
+        head_channels: int = 128,
+        dropout: float = 0.0,
+        head_dropout: float = 0.1,
+        weight_noise: float = 0.0,
+        encodings: Sequence[str] = NodeEncoding.ENCODINGS,
+        kernel_size: Sequence[int] = (3, 3),
+    ) -> None:
+        super().__init__(
+            structure,
+            targets,
+            lambda: NeuralGraphLayer(
+                channels, edge_channels, hidden_channels, aggregators, scalers, backward, update_edges, dropout
+            ),
+            channels=channels,
+            edge_channels=edge_channels,
+            rounds=rounds,
+            backward=False,
+            order=order,
+            scores=scores,
+            head_channels=head_channels,
+            head_dropout=head_dropout,
+            weight_noise=weight_noise,
+            encodings=encodings,
+            kernel_size=kernel_size,
+        )
+
+    def fit_statistics(self, batches: Iterable[Any]) -> None:
+        """Learn the typical sizes of weights, see `InputScaling`, and of degrees, see `NeuralGraphLayer`."""
+        total, count = torch.zeros(2, 2, dtype=torch.float64)
+
+        def measured() -> Iterator[Any]:
+            for item in batches:
+                view = Layered(networks_of(item))
+                for side, degrees in enumerate(view.degrees):
+                    degree = torch.cat(degrees).double()
+                    total[side] += degree.log1p().sum().cpu() * view.rows
+                    count[side] += (degree > 0).sum().cpu() * view.rows
+                yield item
+
+        super().fit_statistics(measured())
+        for layer in self.forward_layers:
+            assert isinstance(layer, NeuralGraphLayer)
+            layer.set_log_degrees(*torch.where(count > 0, total / count.clamp_min(1), 1.0))
