@@ -32,7 +32,7 @@ def cnn(activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """BatchNorm, a residual connection and a grouped convolution."""
+    """BatchNorm and a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,6 +46,19 @@ class Residual(nn.Module):
         x = self.norm(self.stem(x)).relu()
         x = (x + self.inner_norm(self.inner(x))).relu()
         return self.head(x.mean((2, 3)))
+
+
+class AttentionBlock(nn.Module):
+    """A transformer's block: attention of two heads, residual connections, layer norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 6)
+        self.block = nn.TransformerEncoderLayer(6, 2, 5, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.embed(x)).mean(1))
 
 
 def random_weights(structure: Structure, count: int, scale: float = 0.5) -> dict[str, Tensor]:
@@ -70,6 +83,12 @@ def structures() -> dict[str, Structure]:
         "cnn": trace(cnn(), image),
         "residual": trace(Residual(), image),
     }
+
+
+@cache
+def attention_structure() -> Structure:
+    """Of `AttentionBlock`: its groups are nested, heads and the dimensions inside each."""
+    return trace(AttentionBlock(), torch.zeros(1, 3, 4))
 
 
 def stack(structure: Structure, count: int = 4) -> NeuronGraphs:
