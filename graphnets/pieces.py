@@ -1,8 +1,8 @@
-"""Weight-space features cut into pieces whose every axis is one set of neurons: the form that equivariant maps work on."""
+"""Weight-space features cut into pieces whose every axis is one set of neurons, for the maps that work on these."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -138,6 +138,9 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.pieces)
 
+    def __iter__(self) -> Iterator[Piece]:
+        return iter(self.pieces)
+
     def __getitem__(self, index: int) -> Piece:
         return self.pieces[index]
 
@@ -149,8 +152,8 @@ class Pieces:
         """
         if list(features) != self.names and set(features) != set(self.names):
             raise StructureMismatch(
-                f"these features have other tensors than {self.structure!r}: {sorted(set(features) ^ set(self.names))}; "
-                "take them from weight_space(...) with this structure (and the same `buffers`)"
+                f"features and {self.structure!r} differ in: {sorted(set(features) ^ set(self.names))}. "
+                "Take them from weight_space(...) with this structure (and the same `buffers`)"
             )
         return [part for name in self.names for part in _split(features[name], self._cuts[name])]
 
