@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from converters import Axis, Group, Parameter, Structure, StructureMismatch, WeightSpaceFeatures
 from converters.structure import Ints
 
-__all__ = ["SYMMETRIES", "Piece", "Pieces", "Unit"]
+__all__ = ["SYMMETRIES", "Piece", "PieceLayer", "Pieces", "Unit"]
 
 SYMMETRIES = ("np", "hnp")
 """Which neurons count as permutable: all (with inputs and outputs), or hidden ones alone."""
@@ -167,6 +168,27 @@ class Pieces:
             out[name] = _join(list(parts[position : position + count]), cuts, shape)
             position += count
         return WeightSpaceFeatures(out)
+
+
+class PieceLayer(nn.Module, ABC):
+    """A layer on weight-space features that works piece by piece.
+
+    Attributes:
+        pieces: what it works on.
+        in_channels, out_channels: feature channels per weight.
+    """
+
+    pieces: Pieces
+    in_channels: int
+    out_channels: int
+
+    @abstractmethod
+    def on_pieces(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """From ``[B, *unit sizes, F * in_channels]`` per piece to the same with ``out_channels``."""
+
+    def forward(self, features: Mapping[str, Tensor]) -> WeightSpaceFeatures:
+        """From ``{name: [B, *parameter axes, in_channels]}`` to the same with ``out_channels``."""
+        return self.pieces.join(self.on_pieces(self.pieces.split(features)))
 
 
 def _permutable(structure: Structure, symmetry: str) -> list[bool]:

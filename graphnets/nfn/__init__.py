@@ -1,5 +1,24 @@
 """Neural functional networks: layers equivariant to permutations of neurons (Zhou et al. 2023, arXiv:2302.14040)."""
 
+from graphnets.nfn.encodings import FourierFeatures, IOEncoding, LayerEncoding
 from graphnets.nfn.linear import HNPLinear, NPLinear, PermutationLinear, Pointwise
+from graphnets.nfn.model import NFN
+from graphnets.nfn.normalisation import ChannelDropout, ChannelNorm, TensorNorm
+from graphnets.nfn.pooling import HNPPool, NPPool, PermutationPool
 
-__all__ = ["HNPLinear", "NPLinear", "PermutationLinear", "Pointwise"]
+__all__ = [
+    "NFN",
+    "ChannelDropout",
+    "ChannelNorm",
+    "FourierFeatures",
+    "HNPLinear",
+    "HNPPool",
+    "IOEncoding",
+    "LayerEncoding",
+    "NPLinear",
+    "NPPool",
+    "PermutationLinear",
+    "PermutationPool",
+    "Pointwise",
+    "TensorNorm",
+]

@@ -147,7 +147,7 @@ class LayerEncoding(nn.Module):
 class FourierFeatures(nn.Module):
     r"""Random Fourier features of every weight, :math:`[\sin 2\pi B x, \cos 2\pi B x]` with fixed Gaussian :math:`B`.
 
-    Tancik et al. 2020 (arXiv:2006.10739), as neural functionals lift few channels to many (arXiv:2305.13546, section 3.4).
+    Tancik et al. 2020 (arXiv:2006.10739), as neural functionals lift few channels to many (arXiv:2305.13546, 3.4).
 
     Args:
         in_channels: channels per weight.

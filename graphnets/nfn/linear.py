@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from converters import Structure, WeightSpaceFeatures
+from converters import Structure
 from graphnets.nfn.patterns import Exchange, Pattern
 from graphnets.nfn.plan import MAX_PARAMETERS, plan_layer
 from graphnets.nfn.reading import Reader, written
-from graphnets.pieces import Pieces
+from graphnets.pieces import PieceLayer, Pieces
 
 __all__ = ["HNPLinear", "NPLinear", "PermutationLinear", "Pointwise"]
 
 
-class PermutationLinear(nn.Module):
+class PermutationLinear(PieceLayer):
     r"""What `NPLinear` and `HNPLinear` share: all affine maps that commute with a structure's permutations.
 
     Every piece of the weights (see `Pieces`) is read in every way that leaves out neurons (means over axes, diagonals),
@@ -70,6 +70,7 @@ class PermutationLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.plan = plan_layer(structure, in_channels, out_channels, symmetry, terms, aggr, rank, buffers)
+        self.pieces = self.plan.pieces
         count = self.plan.count(bias)
         if count > max_parameters:
             raise ValueError(
@@ -112,11 +113,6 @@ class PermutationLinear(nn.Module):
         for exchange in self.plan.exchanges:
             yield exchange, list(islice(matrices, len(self.plan.shapes(exchange))))
 
-    @property
-    def pieces(self) -> Pieces:
-        """The pieces that it works on."""
-        return self.plan.pieces
-
     def extra_repr(self) -> str:
         """The contract and the size."""
         size = sum(parameter.numel() for parameter in self.parameters())
@@ -126,10 +122,6 @@ class PermutationLinear(nn.Module):
             f"{self.symmetry}, {self.in_channels} -> {self.out_channels} channels, {options}, "
             f"{len(self.pieces)} pieces, {size:,} parameters"
         )
-
-    def forward(self, features: Mapping[str, Tensor]) -> WeightSpaceFeatures:
-        """Apply the map."""
-        return self.pieces.join(self.on_pieces(self.pieces.split(features)))
 
     def on_pieces(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Apply the map to ``[B, *unit sizes, F * in_channels]`` per piece."""
@@ -255,7 +247,7 @@ class HNPLinear(PermutationLinear):
         return plan_layer(structure, in_channels, out_channels, "hnp", terms, rank=rank).count(bias)
 
 
-class Pointwise(nn.Module):
+class Pointwise(PieceLayer):
     """Every weight by itself: one linear map per tensor, the same for all of its neurons (Zhou et al. 2023, NFN_PT).
 
     Fixed places (kernel positions, pixels) act as channels.
@@ -278,10 +270,6 @@ class Pointwise(nn.Module):
     def extra_repr(self) -> str:
         """The contract."""
         return f"{self.in_channels} -> {self.out_channels} channels, {len(self.pieces)} pieces"
-
-    def forward(self, features: Mapping[str, Tensor]) -> WeightSpaceFeatures:
-        """Apply the maps."""
-        return self.pieces.join(self.on_pieces(self.pieces.split(features)))
 
     def on_pieces(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Apply the maps to ``[B, *unit sizes, F * in_channels]`` per piece."""

@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from converters import Structure, WeightSpaceFeatures
-from graphnets.baselines.standardise import LIMIT, Standardise
 from graphnets.pieces import Pieces
 
-__all__ = ["ChannelDropout", "ChannelNorm", "ScaleTensors", "TensorNorm"]
-
-
-class ScaleTensors(nn.Module):
-    """Standardises every tensor with one mean and one deviation per channel of all its weights, clipped to 10.
-
-    One pair of numbers for a whole tensor, never one per entry: entries move under permutations, and a scale of
-    their own would end equivariance. Medians over networks, so that a few diverged ones do not decide.
-
-    Args:
-        structure: of the networks.
-        channels: feature channels per weight.
-        buffers: whether running statistics belong to the features.
-
-    Shapes:
-        - features: ``{name: [B, *parameter axes, channels]}``; result: the same
-    """
-
-    def __init__(self, structure: Structure, channels: int = 1, buffers: bool = False) -> None:
-        super().__init__()
-        self.channels, self.names = channels, Pieces.of(structure, "hnp", buffers).names
-        self.scale = Standardise(channels * len(self.names))
-
-    def extra_repr(self) -> str:
-        """The contract."""
-        return f"{len(self.names)} tensors, {self.channels} channels"
-
-    def fit(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Take the scales from the features of some networks."""
-        found = []
-        for features in batches:
-            each = [features[name].detach().double().flatten(1, -2) for name in self.names]
-            sums = [torch.stack([t.sum(1), t.square().sum(1), torch.full_like(t[:, 0], t.shape[1])], -1) for t in each]
-            found.append(torch.cat(sums, 1))
-        if found:
-            self.scale.fit(torch.cat(found))
-
-    def forward(self, features: Mapping[str, Tensor]) -> WeightSpaceFeatures:
-        """Standardise."""
-        mean = self.scale.mean.view(-1, self.channels)
-        deviation = self.scale.deviation.view(-1, self.channels)
-        return WeightSpaceFeatures(
-            {n: ((features[n] - mean[i]) / deviation[i]).clamp(-LIMIT, LIMIT) for i, n in enumerate(self.names)}
-        )
+__all__ = ["ChannelDropout", "ChannelNorm", "TensorNorm"]
 
 
 class ChannelNorm(nn.Module):
@@ -135,9 +91,12 @@ class ChannelDropout(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> WeightSpaceFeatures:
         """Drop."""
+        parts = self.on_pieces(list(features.values()), next(iter(features.values())).shape[-1])
+        return WeightSpaceFeatures(dict(zip(features, parts, strict=True)))
+
+    def on_pieces(self, parts: Sequence[Tensor], channels: int) -> list[Tensor]:
+        """Drop channels of ``[B, *unit sizes, F * channels]`` per piece."""
         if not self.training or not self.p:
-            return WeightSpaceFeatures(features)
-        first = next(iter(features.values()))
-        keep = functional.dropout(first.new_ones(len(first), first.shape[-1]), self.p)
-        shaped = {name: keep.view(len(keep), *[1] * (t.dim() - 2), -1) for name, t in features.items()}
-        return WeightSpaceFeatures({name: tensor * shaped[name] for name, tensor in features.items()})
+            return list(parts)
+        keep = functional.dropout(parts[0].new_ones(len(parts[0]), channels), self.p)
+        return [t * keep.repeat(1, t.shape[-1] // channels).view(len(t), *[1] * (t.dim() - 2), -1) for t in parts]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from converters import Structure
 from graphnets.nfn.plan import plan_layer
 from graphnets.nfn.reading import Reader
-from graphnets.pieces import Pieces
 
 __all__ = ["HNPPool", "NPPool", "PermutationPool"]
 

@@ -18,10 +18,10 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Linear(2, 3)
-        self.inner = nn.Linear(3, 3, bias=False)
-        self.norm = nn.BatchNorm1d(3)
-        self.head = nn.Linear(3, 2)
+        self.stem = nn.Linear(2, 4)  # four members: as many as a pair of square matrices has axes
+        self.inner = nn.Linear(4, 4, bias=False)
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -79,7 +79,6 @@ def small_structures() -> dict[str, Structure]:
         "fused_attention": trace(nn.MultiheadAttention(4, 2, batch_first=True), (torch.zeros(1, 3, 4),) * 3),
         "recurrent": trace(Recurrent(), torch.zeros(1, 3, 2)),
         "grouped": trace(grouped(), torch.zeros(1, 1, 3)),
-        "two_members": trace(mlp(2, 2, 2)),
     }
 
 
