@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 
 from converters.errors import StructureMismatch
 from converters.neuron_graph import NeuronGraph, NeuronGraphs, same_structure
-from converters.program import Op, Program, Ref, Size, Symbol, map_leaves
+from converters.program import Constant, Op, Program, Ref, Size, Symbol, map_leaves
 from converters.structure import Structure
 from converters.to_state_dict import to_state_dict
 
@@ -40,7 +40,8 @@ def execute(
         The network's outputs, with a leading axis B for many networks. Differentiable in weights and inputs.
 
     Raises:
-        StructureMismatch: no program, other inputs than the traced ones, or weights of another architecture.
+        StructureMismatch: no program, other inputs than the traced ones, weights of another architecture, or values
+            that the network's Python read and that are not those of the trace.
     """
     many = isinstance(source, Batch)
     if isinstance(source, (NeuronGraph, Batch)):
@@ -172,14 +173,45 @@ def _run(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor]) ->
             return leaf.coefficient * batch + leaf.offset
         return leaf.resolve(like) if isinstance(leaf, Symbol) else leaf
 
+    traced_dtype: torch.dtype = getattr(torch, program.dtype)
+    guards = {index: (map_leaves(value, resolve), where) for index, value, where in program.guards}
+    for index in guards.keys() & {*program.input_refs, *(index for _, index in program.named_refs)}:
+        _unchanged(environment[index], *guards[index])
     for op, dead in zip(program.ops, program.last_uses, strict=True):
         results = _call(op, resolve)
+        if like.dtype != traced_dtype:
+            results = tuple(_as_weights(op, value, environment, traced_dtype, like.dtype) for value in results)
+        if len(results) != len(op.outputs):
+            raise StructureMismatch(
+                f"{op.scope or 'forward'} takes {len(results)} parts, in the trace {len(op.outputs)}"
+            )
         for number, value in zip(op.outputs, results, strict=True):
             if number is not None:
                 environment[number] = value
+            if number in guards:
+                _unchanged(value, *guards[number])
         for spent in dead:
             environment[spent] = None
     return map_leaves(program.outputs, resolve)
+
+
+def _as_weights(op: Op, value: Any, environment: list[Any], traced: torch.dtype, wanted: torch.dtype) -> Any:
+    """A quotient of integers has the default dtype; where that is the one the weights had, it has the one they have."""
+    if not isinstance(value, Tensor) or value.dtype != traced or traced != torch.get_default_dtype():
+        return value
+    exact = not any(environment[i].is_floating_point() or environment[i].is_complex() for i in op.refs())
+    return value.to(wanted) if exact else value
+
+
+def _unchanged(value: Tensor, known: Constant | tuple[int, ...], where: str) -> None:
+    """Refuse to go on where Python may have read something else than in the trace: it may do something else with it."""
+    if not isinstance(known, Constant):
+        if tuple(value.shape) != known:
+            raise StructureMismatch(f"{where} selects {list(value.shape)} by value, in the trace {list(known)}")
+        return
+    before = known.tensor().to(value.device)
+    if before.shape != value.shape or not bool((before == value).all()):
+        raise StructureMismatch(f"{where} reads the value of a tensor into Python, and it is not the one traced")
 
 
 def _call(op: Op, resolve: Any) -> tuple[Any, ...]:

@@ -113,6 +113,8 @@ class Program:
 
     ``batch`` is the batch size of the trace, ``dtype`` the one that follows the weights'; an output is a nested
     tuple/dict of :class:`Ref`. ``baked`` says why it cannot be run again: values that were read into Python.
+    ``guards`` say where it is the same program: truths and integers that were read, and shapes of what was selected
+    by value, as ``(tensor, value or shape, where)``.
     """
 
     inputs: tuple[Input, ...]
@@ -125,6 +127,7 @@ class Program:
     length: int
     dtype: str = "float32"
     baked: tuple[str, ...] = ()
+    guards: tuple[tuple[int, Constant | tuple[int | Size, ...], str], ...] = ()
 
     @cached_property
     def last_uses(self) -> tuple[tuple[int, ...], ...]:
@@ -151,6 +154,10 @@ class Program:
             "length": self.length,
             "dtype": self.dtype,
             "baked": list(self.baked),
+            "guards": [
+                [i, [c.dtype, list(c.shape), c.data] if isinstance(c, Constant) else encode(c), where]
+                for i, c, where in self.guards
+            ],
         }
 
     @classmethod
@@ -167,7 +174,16 @@ class Program:
             length=data["length"],
             dtype=data["dtype"],
             baked=tuple(data["baked"]),
+            guards=tuple((i, _guard(value), where) for i, value, where in data.get("guards", ())),
         )
+
+
+def _guard(data: list[Any]) -> Constant | tuple[int | Size, ...]:
+    """A value, which names its dtype first, or a shape."""
+    if data and isinstance(data[0], str):
+        return Constant(data[0], tuple(data[1]), data[2])
+    shape: tuple[int | Size, ...] = decode(data)
+    return shape
 
 
 def map_leaves(tree: Any, function: Callable[[Any], Any]) -> Any:

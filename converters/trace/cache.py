@@ -97,7 +97,7 @@ def program_key(
         program.input_refs,
         program.named_refs,
         program.outputs,
-        (program.batch, program.length, program.dtype, program.baked),
+        (program.batch, program.length, program.dtype, program.baked, program.guards),
         recording.shapes,
         recording.dtypes,
         sorted(recording.scopes.items()),

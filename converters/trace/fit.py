@@ -10,7 +10,7 @@ import torch
 from converters.program import Constant, Input, Op, Program, Ref, Size, map_leaves
 from converters.trace.recorder import Recording
 
-__all__ = ["same_constants", "with_free_batch"]
+__all__ = ["same_path", "with_free_batch"]
 
 
 def with_free_batch(first: Recording, second: Recording | None, batch: int, other: int, dtype: torch.dtype) -> Program:
@@ -34,7 +34,7 @@ def with_free_batch(first: Recording, second: Recording | None, batch: int, othe
         )
         for path, index in first.inputs
     )
-    ops = _prune(ops, first.outputs, {index for index, _ in first.baked})
+    ops = _prune(ops, first.outputs, {*(i for i, _ in first.baked), *(i for i, *_ in first.guards)})
     used = {index for op in ops for index in op.refs()}
     map_leaves(first.outputs, lambda leaf: used.add(leaf.index) if isinstance(leaf, Ref) else None)
     return Program(
@@ -48,6 +48,7 @@ def with_free_batch(first: Recording, second: Recording | None, batch: int, othe
         length=len(first.shapes),
         dtype=str(dtype).removeprefix("torch."),
         baked=tuple(dict.fromkeys([*(reason for _, reason in first.baked), *reasons])),
+        guards=tuple({(i, v is None): (i, _known(i, v, first, second, fit), p) for i, v, p in first.guards}.values()),
     )
 
 
@@ -55,13 +56,44 @@ def _agree(a: Recording, b: Recording) -> bool:
     """Whether two runs of one batch size used the same operations, numbers and constants."""
     if [(op.target, op.args, op.kwargs) for op in a.ops] != [(op.target, op.args, op.kwargs) for op in b.ops]:
         return False
-    return same_constants(a, b)
+    return _same_constants(a, b)
 
 
-def same_constants(a: Recording, b: Recording) -> bool:
+def same_path(first: Recording, second: Recording, program: Program) -> bool:
+    """Whether Python, in the second run of ``program``, made the same constants and read what it says it reads."""
+    size = second.shapes[next(i for spec, i in zip(program.inputs, program.input_refs, strict=True) if any(spec.free))][
+        0
+    ]
+    values = {index: value for index, value, _ in second.guards}
+    for index, known, _ in program.guards:
+        if isinstance(known, Constant):
+            other = values.get(index)
+            if other is None or Constant.of(other) != known:
+                return False
+        elif second.shapes[index] != tuple(
+            n.coefficient * size + n.offset if isinstance(n, Size) else n for n in known
+        ):
+            return False
+    return _same_constants(first, second)
+
+
+def _same_constants(a: Recording, b: Recording) -> bool:
     """Whether two runs made the same constants."""
     pairs = zip(a.constants.values(), b.constants.values(), strict=False)
     return len(a.constants) == len(b.constants) and all(torch.equal(x, y) for x, y in pairs)
+
+
+def _known(
+    index: int, value: torch.Tensor | None, first: Recording, second: Recording | None, fit: _Fit
+) -> Constant | tuple[int | Size, ...]:
+    """What a guard compares with: a value, or a shape, which may follow the batch size."""
+    if value is not None:
+        return Constant.of(value)
+    shape = first.shapes[index]
+    try:
+        return tuple(fit.tree(shape, second.shapes[index] if second is not None else shape))
+    except (_Different, IndexError):
+        return shape
 
 
 class _Different(Exception):

@@ -12,7 +12,7 @@ from converters.program import Program, Ref, map_leaves
 from converters.structure import UNUSED
 from converters.trace.context import Context, joint_source, plain_array
 from converters.trace.labels import Bundle, Labels
-from converters.trace.recorder import Recording
+from converters.trace.recorder import READ, Recording
 
 __all__ = ["Rule", "propagate"]
 
@@ -62,7 +62,11 @@ def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule])
             family = solver.family("fixed", context.where, "one of its neurons occurs twice on an axis")
             for bundle in context.labels[index].bundles:
                 solver.freeze_repeats(bundle.ids, family)
-    for index, reason in recording.baked:
+    read = [
+        *recording.baked,
+        *((index, f"{place} {READ}") for index, value, place in recording.guards if value is not None),
+    ]
+    for index, reason in dict.fromkeys(read):
         for bundle in context.labels[index].bundles:
             context.solver.freeze(bundle.ids, context.solver.family("fixed", f"tensor {index}", reason))
             context.reasons.append((f"tensor {index}", reason))

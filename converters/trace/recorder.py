@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,6 +23,8 @@ from converters.trace.writes import Writes, follow
 __all__ = ["Recording", "named_tensors", "record"]
 
 MAX_CONSTANT = 2**22
+MAX_GUARD = 2**12
+READ = "reads the value of a tensor into Python"
 METADATA = {"transpose", "t", "squeeze", "unsqueeze", "swapaxes", "swapdims", "as_strided"}
 RANDOM = {
     "rand",
@@ -71,6 +74,7 @@ class Recording:
     constants: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     baked: list[tuple[int, str]] = field(default_factory=list)
+    guards: list[tuple[int, Tensor | None, str]] = field(default_factory=list)
     outputs: Any = None
     scopes: dict[str, str] = field(default_factory=dict)
 
@@ -97,8 +101,9 @@ class _Recorder(TorchDispatchMode):
         self.recording, self.dtype, self.scope, self.fold = recording, dtype, scope, fold
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.writes = Writes()
-        self.reading = False
+        self.reading = ""
         self.seen: Tensor | None = None
+        self.ragged: set[int] = set()
 
     def register(self, tensor: Tensor) -> int:
         """Number a tensor and remember it by identity."""
@@ -152,6 +157,8 @@ class _Recorder(TorchDispatchMode):
         results = out if isinstance(out, (tuple, list)) else (out,)
         outputs = tuple(self.register(item) if isinstance(item, Tensor) else None for item in results)
         self._append(Op(str(func), encoded, named, outputs, self.scope[-1]), results)
+        if self.ragged.intersection(self.recording.ops[-1].refs()) or _selects(func, args):
+            self.ragged.update(i for i in outputs if i is not None and i not in self.recording.values)
         if written and isinstance(args[0], Tensor):
             self.writes.add(self.known[id(args[0])][1], args[0], str(func))
         return out
@@ -175,11 +182,18 @@ class _Recorder(TorchDispatchMode):
         return self._encode(tree)
 
     def _read(self, tensor: Tensor) -> None:
-        """A value goes to Python: remembered, unless it is a constant."""
+        """A value or a shape that depends on values goes to Python: remembered, unless it is a constant."""
         index = self.find(tensor)
-        if index not in self.recording.values and index not in self.recording.constants:
+        if self.reading == "shape":
+            if index in self.ragged:
+                self.recording.guards.append((index, None, self.scope[-1] or "forward"))
+        elif index not in self.recording.values and index not in self.recording.constants:
             place = self.scope[-1] or "forward"
-            self.recording.baked.append((index, f"{place} reads the value of a tensor into Python"))
+            if tensor.is_floating_point() or tensor.is_complex() or is_fake(tensor) or tensor.numel() > MAX_GUARD:
+                self.recording.baked.append((index, f"{place} {READ}"))
+            else:
+                value = tensor.detach().clone(memory_format=torch.contiguous_format)
+                self.recording.guards.append((index, value, place))
 
     def _functional(self, func: Any, args: Any) -> tuple[Any, bool]:
         """The same operation without its side effect, where functionalisation left one (buffers, recurrent cells).
@@ -236,6 +250,13 @@ class _Recorder(TorchDispatchMode):
         if isinstance(leaf, (bool, int, float, str, complex)):
             return leaf
         raise ExampleInputError(f"an operation takes a {type(leaf).__name__}, which cannot be recorded")
+
+
+def _selects(func: Any, args: Any) -> bool:
+    """Whether the shape of the result depends on values."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return torch.Tag.dynamic_output_shape in func.tags or (func.namespace == "torchvision" and "nms" in func.name())
 
 
 def _restrides(before: Tensor, after: Tensor) -> bool:

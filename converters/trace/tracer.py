@@ -14,7 +14,7 @@ from converters.program import Program
 from converters.structure import Structure
 from converters.trace.assemble import assemble
 from converters.trace.cache import program_key, recent
-from converters.trace.fit import same_constants, with_free_batch
+from converters.trace.fit import same_path, with_free_batch
 from converters.trace.propagate import Rule, propagate
 from converters.trace.recorder import Recording, named_tensors, record
 from converters.trace.rules import DEFAULT_RULES
@@ -136,7 +136,7 @@ def _recorded(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype) -> t
         first, second = runs[small], runs.get(large)
         if first is not None and second is not None:
             program = with_free_batch(first, second, small, large, dtype)
-            if any(any(spec.free) for spec in program.inputs) and same_constants(first, second):
+            if any(any(spec.free) for spec in program.inputs) and same_path(first, second, program):
                 return first, program
     alone = runs.get(1) if batch == 1 else None
     alone = record(model, args, kwargs, dtype) if alone is None else alone

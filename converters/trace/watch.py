@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import _unwrap_functional_tensor, is_functionaltensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.overrides import TorchFunctionMode
 
@@ -18,8 +19,9 @@ __all__ = ["Watch", "plain_functions", "quiet"]
 class Reader(Protocol):
     """A recorder that is told when a value is read."""
 
-    reading: bool
+    reading: str
     seen: Tensor | None
+    ragged: set[int]
 
 
 READS = {
@@ -31,6 +33,17 @@ READS = {
 
 WHOLE = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 """Those that look at memory, of which a functional tensor has none."""
+
+SIZES = {Tensor.shape.__get__, Tensor.size, Tensor.numel, Tensor.nelement, Tensor.__len__}  # type: ignore[attr-defined]
+"""Ways out of torch for the number of things that were selected by value."""
+
+GRADIENTS = {Tensor.requires_grad_, Tensor.requires_grad.__set__}  # type: ignore[attr-defined]
+"""What a forward pass asks of gradients, of which there are none."""
+
+
+OPERATORS = {f"__i{name}__" for name in "add sub mul div truediv floordiv mod pow and or xor lshift rshift".split()}
+OPERATORS |= {"__setitem__"}
+"""Operators that write in place."""
 
 
 class Watch(TorchFunctionMode):
@@ -45,17 +58,19 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in GRADIENTS:
+            return args[0]
         if func in READS:
-            self.recorder.reading = True
-            try:
-                torch.ops.aten.clone.default(args[0])
-            finally:
-                self.recorder.reading = False
+            self._tell("value", args[0])
             if func in WHOLE and self.recorder.seen is not None:
                 return func(self.recorder.seen, *args[1:], **kwargs)
+        if func in SIZES and self.recorder.ragged:
+            self._tell("shape", args[0])
         if func is Tensor.fill_diagonal_ and len(args) == 2 and args[0].dim() == 2 and not kwargs:
             args[0].diagonal().fill_(args[1])
             return args[0]
+        if _writes(func) and isinstance(args[0], Tensor) and not is_functionaltensor(args[0]):
+            return func(args[0], *map(_bare, args[1:]), **{key: _bare(value) for key, value in kwargs.items()})
         if func is nn.functional.one_hot:
             index, classes = (*args, *(kwargs[k] for k in ("tensor", "input", "num_classes") if k in kwargs), -1)[:2]
             if classes > 0:
@@ -67,6 +82,28 @@ class Watch(TorchFunctionMode):
                     x = _wrapped(x, x.dim() - 1 - i // 2, amounts[i], amounts[i + 1])
                 return x
         return func(*args, **kwargs)
+
+    def _tell(self, what: str, tensor: Tensor) -> None:
+        """Show the recorder, below functionalisation, the tensor whose value or shape is read."""
+        self.recorder.reading = what
+        try:
+            torch.ops.aten.clone.default(tensor)
+        finally:
+            self.recorder.reading = ""
+
+
+def _writes(func: Any) -> bool:
+    """Whether a function or method writes into its first argument."""
+    name: str = getattr(func, "__name__", "")
+    return name in OPERATORS or (name.endswith("_") and not name.endswith("__"))
+
+
+def _bare(value: Any) -> Any:
+    """A tensor without functionalisation: what is computed from weights alone has none, and can be written into."""
+    if not isinstance(value, Tensor) or not is_functionaltensor(value):
+        return value
+    torch._functionalize_sync(value)
+    return _unwrap_functional_tensor(value, True)
 
 
 def _wrapped(x: Tensor, axis: int, before: int, after: int) -> Tensor:
@@ -105,11 +142,12 @@ _lock = threading.RLock()
 
 @contextmanager
 def plain_functions() -> Iterator[None]:
-    """Custom ``torch.autograd.Function`` run their forward alone; functionalisation refuses those of the older form.
+    """Functions that torch would run where they cannot be followed run as the Python they were written in.
 
-    Only for this thread: others keep their gradients.
+    Custom ``torch.autograd.Function`` run their forward alone (functionalisation refuses those of the older form), and
+    scripted functions run what was scripted. Only for this thread: others keep their gradients and their scripts.
     """
-    function, owner = torch.autograd.Function, threading.get_ident()
+    function, scripted, owner = torch.autograd.Function, torch.jit.ScriptFunction, threading.get_ident()
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != owner:
@@ -118,13 +156,23 @@ def plain_functions() -> Iterator[None]:
             return cls.forward(*args, **kwargs)
         return cls.forward(_Context(len(args)), *args, **kwargs)
 
+    def call(script: Any, *args: Any, **kwargs: Any) -> Any:
+        source = getattr(script, "_torchdynamo_inline", None)
+        return (
+            compiled(script, *args, **kwargs)
+            if source is None or threading.get_ident() != owner
+            else source(*args, **kwargs)
+        )
+
     with _lock:
-        original = function.__dict__["apply"]
+        original, compiled = function.__dict__["apply"], scripted.__call__
         setattr(function, "apply", classmethod(apply))  # noqa: B010 - an assignment is no method to mypy
+        setattr(scripted, "__call__", call)  # noqa: B010
         try:
             yield
         finally:
             setattr(function, "apply", original)  # noqa: B010
+            setattr(scripted, "__call__", compiled)  # noqa: B010
 
 
 @contextmanager
