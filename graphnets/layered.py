@@ -9,8 +9,10 @@ Both forms give the same results.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -159,6 +161,9 @@ class Layered:
         else:
             self._lay_out_mixed(batch, everyone)
         self.layers = len(self.sizes)
+        self._connect()
+
+    def _connect(self) -> None:
         ends = [(bundle.source, bundle.target) for bundle in self.bundles]
         self.incoming = [[i for i, (_, end) in enumerate(ends) if end == layer] for layer in range(self.layers)]
         self.outgoing = [[i for i, (start, _) in enumerate(ends) if start == layer] for layer in range(self.layers)]
@@ -169,28 +174,61 @@ class Layered:
         layers = int(node_layer.max()) + 1
         self.sizes = torch.bincount(node_layer, minlength=layers).tolist()
         self.node_order = torch.argsort(node_layer, stable=True)
-        place = torch.empty_like(self.node_order)
-        place[self.node_order] = torch.arange(len(place), device=self.device)
-        starts = torch.tensor([0, *self.sizes], device=self.device).cumsum(0)
-        place = place - starts[node_layer]
-        pair = node_layer[edge_index[0]] * layers + node_layer[edge_index[1]]
-        self.edge_order = torch.argsort(pair, stable=True)
-        ends = place[edge_index[:, self.edge_order]]
-        pairs, counts = torch.unique_consecutive(pair[self.edge_order], return_counts=True)
-        bundles, start = [], 0
-        for key, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            stop = start + count
-            bundles.append(Bundle(key // layers, key % layers, start, stop, None, *ends[:, start:stop].unbind(0)))
-            start = stop
-        self.bundles = tuple(bundles)
+        ends = self._place()[edge_index]
+        self.edge_order, self.bundles = self._bundled(ends)
         nodes = torch.tensor([structure.num_nodes for structure in everyone], device=self.device)
         owner = torch.arange(self.graphs, device=self.device).repeat_interleave(nodes)
-        ordered = torch.empty_like(self.node_order)
-        ordered[self.node_order] = torch.arange(len(ordered), device=self.device)
-        ends = ordered[edge_index[:, self.edge_order]]
-        self._measure(ends, len(ordered))
+        ends = ends[:, self.edge_order]
+        self._measure(ends, len(owner))
         self.node_owner = owner[self.node_order].unsqueeze(0)
         self.edge_owner = self.node_owner[:, ends[1]]
+
+    def _place(self) -> Tensor:
+        """Where the nodes of a mixed batch lie, layer after layer."""
+        place = torch.empty_like(self.node_order)
+        place[self.node_order] = torch.arange(len(place), device=self.device)
+        return place
+
+    def _bundled(self, ends: Tensor, start: int = 0) -> tuple[Tensor, tuple[Bundle, ...]]:
+        """Bundles of edges between places ``[2, E]``, and the order in which their edges follow each other."""
+        sizes = torch.tensor(self.sizes, device=self.device)
+        layer = torch.arange(len(sizes), device=self.device).repeat_interleave(sizes)
+        pair = layer[ends[0]] * len(sizes) + layer[ends[1]]
+        order = torch.argsort(pair, stable=True)
+        pairs, counts = torch.unique_consecutive(pair[order], return_counts=True)
+        ends, bundles = (ends - (sizes.cumsum(0) - sizes)[layer[ends]])[:, order], []
+        for key, part in zip(pairs.tolist(), ends.split(counts.tolist(), dim=1), strict=True):
+            stop = start + part.shape[1]
+            bundles.append(Bundle(key // len(sizes), key % len(sizes), start, stop, None, part[0], part[1]))
+            start = stop
+        return order, tuple(bundles)
+
+    def with_pairs(self, pairs: Sequence[Tensor]) -> Layered:
+        """A view in which further pairs of neurons hear each other, in bundles after those of the weights.
+
+        `edges`, `edge_field` and ``fan_in`` know weights alone, as before.
+
+        Args:
+            pairs: source and target ``[2, P]`` of the pairs for each of ``structures``, none of them twice.
+        """
+        if self.dense:
+            ends = pairs[0].to(self.device)
+        else:
+            nodes, which = [structure.num_nodes for structure in self.structures], self.which.tolist()
+            starts = [0, *accumulate(nodes[i] for i in which)]
+            everyone = [pairs[i] + start for i, start in zip(which, starts, strict=False)]
+            ends = self._place()[torch.cat(everyone, 1).to(self.device)]
+        view = copy(self)
+        _, added = self._bundled(ends, self.bundles[-1].stop if self.bundles else 0)
+        for bundle in added:
+            shape = self.sizes[bundle.target], self.sizes[bundle.source]
+            complete = bundle.stop - bundle.start == shape[0] * shape[1]
+            view.bundles += (replace(bundle, shape=shape if complete else None),)
+        view._connect()
+        found = [torch.bincount(ends[end], minlength=sum(self.sizes)).unsqueeze(1).split(self.sizes) for end in (1, 0)]
+        sides = zip(self.degrees, found, strict=True)
+        view.degrees = [[old + new for old, new in zip(*side, strict=True)] for side in sides]
+        return view
 
     def _measure(self, edge_index: Tensor, nodes: int) -> None:
         """Incoming and outgoing edges of every node, per layer ``[n, 1]``, and of every edge's target, ``[E]``."""
@@ -223,6 +261,14 @@ class Layered:
         fields: list[Tensor] = [getattr(topology(structure), name) for structure in self.structures]
         if self.dense:
             return fields[0].to(self.device)
+        return torch.cat([fields[i] for i in self.which.tolist()]).to(self.device)[self.edge_order]
+
+    def edge_blocks(self) -> Tensor:
+        """The block of every edge ``[E]``, numbered through all distinct structures one after the other."""
+        if self.dense:
+            return self.edge_field("edge_layer")
+        starts = [0, *accumulate(len(structure.blocks) for structure in self.structures)]
+        fields = [topology(s).edge_layer + start for s, start in zip(self.structures, starts, strict=False)]
         return torch.cat([fields[i] for i in self.which.tolist()]).to(self.device)[self.edge_order]
 
     def node_field(self, name: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -35,6 +37,7 @@ __all__ = [
     "PositionEncoding",
     "check_structure",
     "kernel_size_of",
+    "known_encodings",
     "squash",
 ]
 
@@ -187,10 +190,7 @@ class NodeEncoding(nn.Module):
 
     def __init__(self, structure: Structure | None, channels: int, encodings: Iterable[str] = ENCODINGS) -> None:
         super().__init__()
-        self.encodings = tuple(encodings)
-        unknown = sorted(set(self.encodings) - set(self.ENCODINGS))
-        if unknown:
-            raise ValueError(f"unknown encodings {', '.join(unknown)}; known are {', '.join(self.ENCODINGS)}")
+        self.encodings = known_encodings(encodings, self.ENCODINGS)
         self.parameters_of = nn.Linear(3 * len(NODE_SLOTS), channels)
         if "layer_type" in self.encodings:
             self.kind = nn.Embedding(len(LAYER_KINDS), channels)
@@ -237,43 +237,84 @@ class NodeEncoding(nn.Module):
 
 
 class EdgeEncoding(nn.Module):
-    """First states of edges: a linear map of the kernel's scaled numbers in two views, plus the edge's type.
+    """First states of edges: a linear map of the kernel's scaled numbers in two views, plus what kind of edge it is.
 
     Args:
         structure: None serves any architecture whose kernels fit in ``kernel_size``.
         channels: of the result.
         kernel_size: read from the structure where there is one. Smaller kernels use its centre.
+        encodings: which of ``"edge_type"`` and ``"kernel"`` (which of the kernel's places the edge has: where it has
+            none is not where it has a zero) to use.
 
     Shapes:
         - weights: scaled kernels ``[B, E, K]``; result: ``[B, E, channels]``
     """
 
+    ENCODINGS = ("edge_type", "kernel")
     WEIGHTED = ("linear", "convolution", "transposed_convolution", "depthwise")
 
-    def __init__(self, structure: Structure | None, channels: int, kernel_size: tuple[int, ...] = (3, 3)) -> None:
+    def __init__(
+        self,
+        structure: Structure | None,
+        channels: int,
+        kernel_size: tuple[int, ...] = (3, 3),
+        encodings: Iterable[str] = ENCODINGS,
+    ) -> None:
         super().__init__()
+        self.encodings = known_encodings(encodings, self.ENCODINGS)
         self.kernel_size = tuple(kernel_size) if structure is None else structure.kernel_size
-        columns = 1
-        for size in self.kernel_size:
-            columns *= size
+        columns = math.prod(self.kernel_size)
         self.weight = nn.Parameter(torch.randn(channels, 2, columns) / 2)
-        self.kind = nn.Embedding(len(EDGE_TYPES), channels)
         with torch.no_grad():  # at first, even channels hold the numbers and odd ones their logarithms
             self.weight[0::2, 1], self.weight[1::2, 0] = 0.0, 0.0
             self.weight[0, 0], self.weight[1:2, 1] = 1.0, 1.0
-            self.kind.weight[[EDGE_TYPES.index(kind) for kind in self.WEIGHTED]] = 0.0
+        if "edge_type" in self.encodings:
+            self.kind = nn.Embedding(len(EDGE_TYPES), channels)
+            with torch.no_grad():
+                self.kind.weight[[EDGE_TYPES.index(kind) for kind in self.WEIGHTED]] = 0.0
+        if "kernel" in self.encodings:
+            self.present = nn.Parameter(torch.zeros(channels, columns)) if columns > 1 else None
 
     def extra_repr(self) -> str:
-        """Kernel and channels."""
-        return f"kernel_size={self.kernel_size}, channels={len(self.weight)}"
+        """Kernel, channels and which encodings are on."""
+        return f"kernel_size={self.kernel_size}, channels={len(self.weight)}, {', '.join(self.encodings)}"
 
     def forward(self, weights: Tensor, kernel_size: tuple[int, ...], view: Layered) -> Tensor:
         """Encode kernels laid out as ``kernel_size`` says."""
         columns = kernel_columns(kernel_size, self.kernel_size)
         matrix = self.weight if columns is None else self.weight[..., columns.to(weights.device)]
         encoded = functional.linear(squash(weights), matrix.flatten(1))
-        kinds: Tensor = self.kind(view.edge_field("edge_type"))
-        return encoded + kinds
+        if "edge_type" in self.encodings:
+            encoded = encoded + self.kind(view.edge_field("edge_type"))
+        if "kernel" in self.encodings and self.present is not None:
+            blocks = [_places(structure, self.kernel_size) for structure in view.structures]
+            present = functional.linear(torch.cat(blocks).to(weights.device, weights.dtype), self.present)
+            encoded = encoded + present[view.edge_blocks()]
+        return encoded
+
+
+@lru_cache(maxsize=256)
+def _places(structure: Structure, kernel_size: tuple[int, ...]) -> Tensor:
+    """Which places of the padded kernel each block's own kernel has, ``[blocks, K]``; none without a parameter."""
+    places = torch.zeros(len(structure.blocks), math.prod(kernel_size))
+    for row, block in zip(places, structure.blocks, strict=True):
+        if block.parameter is not None:
+            columns = kernel_columns(block.kernel, kernel_size)
+            row[slice(None) if columns is None else columns] = 1
+    return places
+
+
+def known_encodings(chosen: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The chosen encodings.
+
+    Raises:
+        ValueError: one of them is not known.
+    """
+    chosen = tuple(chosen)
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise ValueError(f"unknown encodings {', '.join(unknown)}; known are {', '.join(known)}")
+    return chosen
 
 
 def check_structure(structure: Structure | None, view: Layered, model: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters import Structure
-from graphnets.message_passing.encodings import NodeEncoding
 from graphnets.message_passing.layer import NeuronMessagePassing
 from graphnets.message_passing.network import NeuronNetwork
 
@@ -39,7 +38,7 @@ class NeuronGNN(NeuronNetwork):
         head_channels: width of the predicting network.
         dropout: in node updates; ``head_dropout`` in the predicting network.
         weight_noise: relative Gaussian noise on weights while training.
-        encodings: of neurons, see `NodeEncoding`.
+        encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
 
     Shapes:
@@ -65,7 +64,7 @@ class NeuronGNN(NeuronNetwork):
         dropout: float = 0.0,
         head_dropout: float = 0.1,
         weight_noise: float = 0.0,
-        encodings: Sequence[str] = NodeEncoding.ENCODINGS,
+        encodings: Sequence[str] = NeuronNetwork.ENCODINGS,
         kernel_size: Sequence[int] = (3, 3),
     ) -> None:
         super().__init__(

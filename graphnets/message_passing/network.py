@@ -16,7 +16,9 @@ from graphnets.message_passing.encodings import (
     NodeEncoding,
     check_structure,
     kernel_size_of,
+    known_encodings,
 )
+from graphnets.message_passing.neighbourhood import NEIGHBOURHOODS, neighbour_pairs
 from graphnets.message_passing.passing import PassingLayer
 from graphnets.message_passing.readout import OutputReadout, PooledReadout
 
@@ -38,16 +40,19 @@ class NeuronNetwork(nn.Module):
         scores: channels of `OutputReadout`.
         head_channels: width of the predicting network; ``head_dropout`` is its dropout.
         weight_noise: relative Gaussian noise on weights while training.
-        encodings: of neurons, see `NodeEncoding`.
+        encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
+        neighbourhood: who hears whom, see `neighbour_pairs`; pairs without an edge have one learned state at first.
 
     Shapes:
         - batch: a graph or a batch of B graphs
         - result: ``[B, targets]``
 
     Raises:
-        ValueError: ``order`` is unknown, or there are no rounds.
+        ValueError: ``order``, ``neighbourhood`` or an encoding is unknown, or there are no rounds.
     """
+
+    ENCODINGS = (*NodeEncoding.ENCODINGS, *EdgeEncoding.ENCODINGS)
 
     def __init__(
         self,
@@ -66,19 +71,28 @@ class NeuronNetwork(nn.Module):
         weight_noise: float,
         encodings: Sequence[str],
         kernel_size: Sequence[int],
+        neighbourhood: str = "edges",
     ) -> None:
         super().__init__()
         if order not in ("sweep", "parallel"):
             raise ValueError(f"order={order!r} is unknown; choose 'sweep' or 'parallel'")
         if rounds < 1:
             raise ValueError(f"rounds={rounds} passes no messages; use at least 1")
+        if neighbourhood not in NEIGHBOURHOODS:
+            raise ValueError(f"neighbourhood={neighbourhood!r} is unknown; choose one of {', '.join(NEIGHBOURHOODS)}")
+        known_encodings(encodings, self.ENCODINGS)
         self.structure, self.targets, self.order, self.weight_noise = structure, targets, order, weight_noise
         self.rounds, self.channels = rounds, channels
         self.scaling = InputScaling(structure)
-        self.node_encoding = NodeEncoding(structure, channels, encodings)
-        self.edge_encoding = EdgeEncoding(structure, edge_channels, tuple(kernel_size))
+        of_nodes, of_edges = (
+            [name for name in encodings if name in kind.ENCODINGS] for kind in (NodeEncoding, EdgeEncoding)
+        )
+        self.node_encoding = NodeEncoding(structure, channels, of_nodes)
+        self.edge_encoding = EdgeEncoding(structure, edge_channels, tuple(kernel_size), of_edges)
         self.forward_layers = nn.ModuleList(layer() for _ in range(rounds))
         self.backward_layers = nn.ModuleList(layer() for _ in range(rounds)) if backward else None
+        self.neighbourhood = neighbourhood
+        self.stranger = None if neighbourhood == "edges" else nn.Parameter(torch.randn(edge_channels))
         self.pooled = PooledReadout(structure, channels)
         self.output = OutputReadout(structure, channels, scores)
         width = self.pooled.out_channels + self.output.out_channels
@@ -121,6 +135,10 @@ class NeuronNetwork(nn.Module):
             weights = weights * (1 + self.weight_noise * torch.randn_like(weights))
         edges = view.split_edges(self.edge_encoding(weights, kernel_size_of(batch), view))
         states = view.split(self.node_encoding(nodes, view))
+        if self.stranger is not None:
+            known = len(view.bundles)
+            view = view.with_pairs([neighbour_pairs(s, self.neighbourhood) for s in view.structures])
+            edges += [self.stranger.repeat(view.rows, b.stop - b.start, 1) for b in view.bundles[known:]]
         for index, layer in enumerate(self.forward_layers):
             states, edges = self._pass(layer, states, edges, view, False)
             if self.backward_layers is not None:

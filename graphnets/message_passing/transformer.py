@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from converters import Structure
 from graphnets.message_passing.attention import NeuronAttention
-from graphnets.message_passing.encodings import NodeEncoding
 from graphnets.message_passing.network import NeuronNetwork
 
 __all__ = ["NeuronTransformer"]
@@ -35,8 +34,10 @@ class NeuronTransformer(NeuronNetwork):
         head_channels: width of the predicting network.
         dropout: in node updates; ``head_dropout`` in the predicting network.
         weight_noise: relative Gaussian noise on weights while training.
-        encodings: of neurons, see `NodeEncoding`.
+        encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
+        neighbourhood: what attention reaches: ``"edges"`` along weights only; ``"layer"`` the neurons of the same layer
+            as well; ``"adjacent"`` all neurons of layers that any weight joins to one's own.
 
     Shapes:
         - batch: a graph or a batch of B graphs
@@ -60,8 +61,9 @@ class NeuronTransformer(NeuronNetwork):
         dropout: float = 0.0,
         head_dropout: float = 0.1,
         weight_noise: float = 0.0,
-        encodings: Sequence[str] = NodeEncoding.ENCODINGS,
+        encodings: Sequence[str] = NeuronNetwork.ENCODINGS,
         kernel_size: Sequence[int] = (3, 3),
+        neighbourhood: str = "edges",
     ) -> None:
         super().__init__(
             structure,
@@ -78,9 +80,10 @@ class NeuronTransformer(NeuronNetwork):
             weight_noise=weight_noise,
             encodings=encodings,
             kernel_size=kernel_size,
+            neighbourhood=neighbourhood,
         )
         self.heads, self.gates = heads, gates
 
     def extra_repr(self) -> str:
         """The contract and the size."""
-        return f"{super().extra_repr()}, heads={self.heads}, gates={self.gates}"
+        return f"{super().extra_repr()}, heads={self.heads}, gates={self.gates}, neighbourhood={self.neighbourhood}"

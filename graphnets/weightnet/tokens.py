@@ -61,7 +61,7 @@ class NeuronTokens(nn.Module):
         self.weight_noise = weight_noise
         self.scaling = InputScaling(structure)
         self.node_encoding = NodeEncoding(structure, channels, encodings)
-        self.edge_encoding = EdgeEncoding(structure, edge_channels, kernel_size)
+        self.edge_encoding = EdgeEncoding(structure, edge_channels, kernel_size, ["edge_type"])
         self.gather = NeuronMessagePassing(channels, edge_channels, hidden_channels=0, update_edges=False, gates=gates)
         self.places = PlaceEncoding(positions, channels)
 

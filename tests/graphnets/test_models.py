@@ -29,6 +29,12 @@ GRAPH_MODELS: dict[str, Build] = {
     ),
     "transformer": lambda s: NeuronTransformer(s, 3, channels=16, edge_channels=2, update_edges=True),
     "transformer_parallel": lambda s: NeuronTransformer(s, 3, channels=8, order="parallel", rounds=2, heads=2),
+    "transformer_layer": lambda s: NeuronTransformer(
+        s, 3, channels=8, heads=2, neighbourhood="layer", update_edges=True
+    ),
+    "transformer_adjacent": lambda s: NeuronTransformer(
+        s, 3, channels=8, heads=2, neighbourhood="adjacent", order="parallel"
+    ),
     "neural_graph": lambda s: NeuralGraphGNN(s, 3, channels=8),
     "neural_graph_sweep": lambda s: NeuralGraphGNN(
         s, 3, channels=8, order="sweep", rounds=1, backward=False, update_edges=False, aggregators=["max", "std"]

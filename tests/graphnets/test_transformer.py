@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from converters.neuron_graph import topology
 from graphnets import NeuronAttention, NeuronGNN, NeuronTransformer
 from graphnets.layered import Layered
+from graphnets.message_passing.neighbourhood import neighbour_pairs
+from graphnets.testing import in_double
 
-from .networks import mixture, stack, structures
+from .networks import attention_structure, mixture, stack, structures
 
 
 def test_it_differs_from_message_passing_in_nothing_but_its_layers() -> None:
@@ -55,19 +58,6 @@ def test_every_parameter_that_can_matter_gets_a_finite_gradient(options: dict[st
             assert float(gradient.abs().max()) > 0, name
 
 
-def test_all_encodings_can_be_left_out_one_by_one() -> None:
-    structure = structures()["cnn"]
-    batch = stack(structure)
-    outputs = []
-    for encodings in (["layer_type", "activation", "attributes", "position"], ["layer_type"], []):
-        torch.manual_seed(0)
-        model = NeuronTransformer(structure, 2, encodings=encodings).double().eval()
-        outputs.append(model(batch))
-        assert bool(outputs[-1].isfinite().all())
-    assert not torch.allclose(outputs[0], outputs[1])
-    assert not torch.allclose(outputs[1], outputs[2])
-
-
 def test_weight_noise_and_dropout_act_in_training_only() -> None:
     structure = structures()["mlp"]
     batch = stack(structure)
@@ -95,10 +85,48 @@ def test_a_weight_of_zero_keeps_its_edge() -> None:
         assert bool(((one - other).abs().amax(-1) > 1e-3).all())  # every neuron heard others, forward or backward
 
 
+@torch.no_grad()
+def test_attention_reaches_the_declared_neighbours_and_nobody_else() -> None:
+    structure = attention_structure()  # its slices and norms join single neurons of two layers
+    batch = stack(structure, 1)
+    layer_of, edges = batch.node_layer, set(map(tuple, batch.edge_index.T.tolist()))
+    joined = {(int(layer_of[a]), int(layer_of[b])) for a, b in edges}
+    kinds = {
+        "edges": lambda a, b: (a, b) in edges,
+        "layer": lambda a, b: (a, b) in edges or layer_of[a] == layer_of[b],
+        "adjacent": lambda a, b: (int(layer_of[a]), int(layer_of[b])) in joined,
+    }
+    for neighbourhood, hears in kinds.items():
+        model = NeuronTransformer(
+            structure, 1, channels=8, heads=2, order="parallel", backward=False, neighbourhood=neighbourhood
+        )
+        model.double().eval()
+        for view in (Layered(batch), Layered(batch, mixed=True)):
+            before = torch.cat(model.embed(batch, view), 1)[0]
+            for source in range(0, len(layer_of), 9):
+                changed = in_double(batch)
+                changed.x = batch.x.index_fill(0, torch.tensor(source), 2.0)
+                after = torch.cat(model.embed(changed, view), 1)[0]
+                found = (after - before).abs().amax(-1) > 1e-12
+                expected = [target == source or hears(source, target) for target in range(len(layer_of))]
+                assert found.tolist() == [bool(e) for e in expected]
+
+
+def test_neighbours_without_an_edge_are_pairs_that_no_weight_joins() -> None:
+    for name, structure in structures().items():
+        edges = set(map(tuple, topology(structure).edge_index.T.tolist()))
+        assert not neighbour_pairs(structure, "edges").numel()
+        for neighbourhood in ("layer", "adjacent"):
+            pairs = list(map(tuple, neighbour_pairs(structure, neighbourhood).T.tolist()))
+            assert len(set(pairs)) == len(pairs)
+            assert not set(pairs) & edges
+        assert bool(pairs) is (name in ("cnn", "residual"))  # perceptrons have every edge between their layers
+
+
 def test_a_printed_model_tells_its_heads() -> None:
     printed = repr(NeuronTransformer(None, 3, channels=16, heads=2))
     assert "any architecture -> 3 targets, channels=16, rounds=1, order=sweep" in printed
-    assert "parameters, heads=2, gates=1" in printed
+    assert "parameters, heads=2, gates=1, neighbourhood=edges" in printed
 
 
 def test_wrong_options_are_refused() -> None:
@@ -106,5 +134,7 @@ def test_wrong_options_are_refused() -> None:
         NeuronTransformer(None, 1, order="up")
     with pytest.raises(ValueError, match="rounds=0"):
         NeuronTransformer(None, 1, rounds=0)
+    with pytest.raises(ValueError, match="neighbourhood='all' is unknown; choose one of edges, layer, adjacent"):
+        NeuronTransformer(None, 1, neighbourhood="all")
     with pytest.raises(ValueError, match="heads=5 does not divide"):
         NeuronTransformer(None, 1, heads=5)
