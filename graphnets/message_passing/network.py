@@ -20,6 +20,7 @@ from graphnets.message_passing.encodings import (
 )
 from graphnets.message_passing.neighbourhood import NEIGHBOURHOODS, neighbour_pairs
 from graphnets.message_passing.passing import PassingLayer
+from graphnets.message_passing.probes import ProbeFeatures
 from graphnets.message_passing.readout import OutputReadout, PooledReadout
 
 __all__ = ["NeuronNetwork"]
@@ -43,13 +44,15 @@ class NeuronNetwork(nn.Module):
         encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
         neighbourhood: who hears whom, see `neighbour_pairs`; pairs without an edge have one learned state at first.
+        probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
 
     Shapes:
         - batch: a graph or a batch of B graphs
         - result: ``[B, targets]``
 
     Raises:
-        ValueError: ``order``, ``neighbourhood`` or an encoding is unknown, or there are no rounds.
+        ValueError: ``order``, ``neighbourhood`` or an encoding is unknown, there are no rounds, or probes have no
+            structure that would say what inputs are.
     """
 
     ENCODINGS = (*NodeEncoding.ENCODINGS, *EdgeEncoding.ENCODINGS)
@@ -72,6 +75,7 @@ class NeuronNetwork(nn.Module):
         encodings: Sequence[str],
         kernel_size: Sequence[int],
         neighbourhood: str = "edges",
+        probes: int = 0,
     ) -> None:
         super().__init__()
         if order not in ("sweep", "parallel"):
@@ -80,6 +84,8 @@ class NeuronNetwork(nn.Module):
             raise ValueError(f"rounds={rounds} passes no messages; use at least 1")
         if neighbourhood not in NEIGHBOURHOODS:
             raise ValueError(f"neighbourhood={neighbourhood!r} is unknown; choose one of {', '.join(NEIGHBOURHOODS)}")
+        if probes and structure is None:
+            raise ValueError(f"probes={probes} are inputs of one architecture's networks; pass structure=")
         known_encodings(encodings, self.ENCODINGS)
         self.structure, self.targets, self.order, self.weight_noise = structure, targets, order, weight_noise
         self.rounds, self.channels = rounds, channels
@@ -93,6 +99,7 @@ class NeuronNetwork(nn.Module):
         self.backward_layers = nn.ModuleList(layer() for _ in range(rounds)) if backward else None
         self.neighbourhood = neighbourhood
         self.stranger = None if neighbourhood == "edges" else nn.Parameter(torch.randn(edge_channels))
+        self.probes = None if structure is None or not probes else ProbeFeatures(structure, probes, channels)
         self.pooled = PooledReadout(structure, channels)
         self.output = OutputReadout(structure, channels, scores)
         width = self.pooled.out_channels + self.output.out_channels
@@ -134,7 +141,8 @@ class NeuronNetwork(nn.Module):
         if self.training and self.weight_noise:
             weights = weights * (1 + self.weight_noise * torch.randn_like(weights))
         edges = view.split_edges(self.edge_encoding(weights, kernel_size_of(batch), view))
-        states = view.split(self.node_encoding(nodes, view))
+        encoded = self.node_encoding(nodes, view)
+        states = view.split(encoded if self.probes is None else encoded + self.probes(batch, view))
         if self.stranger is not None:
             known = len(view.bundles)
             view = view.with_pairs([neighbour_pairs(s, self.neighbourhood) for s in view.structures])

@@ -40,6 +40,7 @@ class NeuralGraphGNN(NeuronNetwork):
         weight_noise: relative Gaussian noise on weights while training.
         encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
+        probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
 
     Shapes:
         - batch: a graph or a batch of B graphs
@@ -66,6 +67,7 @@ class NeuralGraphGNN(NeuronNetwork):
         weight_noise: float = 0.0,
         encodings: Sequence[str] = NeuronNetwork.ENCODINGS,
         kernel_size: Sequence[int] = (3, 3),
+        probes: int = 0,
     ) -> None:
         super().__init__(
             structure,
@@ -84,6 +86,7 @@ class NeuralGraphGNN(NeuronNetwork):
             weight_noise=weight_noise,
             encodings=encodings,
             kernel_size=kernel_size,
+            probes=probes,
         )
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:

@@ -38,6 +38,7 @@ class NeuronTransformer(NeuronNetwork):
         kernel_size: the largest kernel, if no structure is given.
         neighbourhood: what attention reaches: ``"edges"`` along weights only; ``"layer"`` the neurons of the same layer
             as well; ``"adjacent"`` all neurons of layers that any weight joins to one's own.
+        probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
 
     Shapes:
         - batch: a graph or a batch of B graphs
@@ -64,6 +65,7 @@ class NeuronTransformer(NeuronNetwork):
         encodings: Sequence[str] = NeuronNetwork.ENCODINGS,
         kernel_size: Sequence[int] = (3, 3),
         neighbourhood: str = "edges",
+        probes: int = 0,
     ) -> None:
         super().__init__(
             structure,
@@ -81,6 +83,7 @@ class NeuronTransformer(NeuronNetwork):
             encodings=encodings,
             kernel_size=kernel_size,
             neighbourhood=neighbourhood,
+            probes=probes,
         )
         self.heads, self.gates = heads, gates
 
