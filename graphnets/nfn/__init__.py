@@ -2,7 +2,7 @@
 
 from graphnets.nfn.encodings import FourierFeatures, IOEncoding, LayerEncoding
 from graphnets.nfn.linear import HNPLinear, NPLinear, PermutationLinear, Pointwise
-from graphnets.nfn.model import NFN
+from graphnets.nfn.model import NFN, NeuralFunctional
 from graphnets.nfn.normalisation import ChannelDropout, ChannelNorm, TensorNorm
 from graphnets.nfn.pooling import HNPPool, NPPool, PermutationPool
 
@@ -17,6 +17,7 @@ __all__ = [
     "LayerEncoding",
     "NPLinear",
     "NPPool",
+    "NeuralFunctional",
     "PermutationLinear",
     "PermutationPool",
     "Pointwise",

@@ -1,8 +1,9 @@
-"""Neural functional networks."""
+"""Networks of equivariant layers on weight-space features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -14,11 +15,11 @@ from graphnets.layered import Networks
 from graphnets.nfn.encodings import FourierFeatures, IOEncoding
 from graphnets.nfn.linear import HNPLinear, NPLinear, Pointwise
 from graphnets.nfn.normalisation import ChannelDropout
-from graphnets.nfn.pooling import HNPPool, NPPool
+from graphnets.nfn.pooling import PermutationPool
 from graphnets.pieces import PieceLayer
 from graphnets.weight_input import WeightInput
 
-__all__ = ["NFN", "VARIANTS", "prediction_head"]
+__all__ = ["NFN", "VARIANTS", "NeuralFunctional", "prediction_head"]
 
 VARIANTS = ("np", "hnp", "pt")
 
@@ -32,12 +33,113 @@ def prediction_head(inputs: int, widths: Sequence[int], targets: int, dropout: f
     return nn.Sequential(*layers, nn.Linear(inputs, targets))
 
 
-class NFN(nn.Module):
+class NeuralFunctional(nn.Module, ABC):
+    """Equivariant layers with ReLU between, then either invariants and a perceptron, or one more layer.
+
+    A subclass says in `layer` what its layers are. With ``targets`` the model is invariant; without, equivariant: its
+    last layer has one channel, for new weights or whatever else there is one of per weight.
+
+    Args:
+        structure: what the networks share (activations may differ).
+        targets: predicted numbers per network; None for an equivariant model.
+        channels: of the equivariant layers.
+        head: widths of the predicting perceptron.
+        symmetry: ``"np"`` or ``"hnp"``, of what is pooled; ``pool``: ``"mean"``, ``"sum"`` or ``"max"``.
+        io_encoding: None, ``"sinusoidal"`` or ``"learned"``: mark input and output neurons before the first layer.
+        fourier: None, or the scale of random Fourier features (as many as the first layer's channels) of the weights.
+        skip: whether every layer but the first and last adds its input to its result (where their channels are equal).
+        dropout: in the head; ``channel_dropout`` after every equivariant layer.
+        activations, weight_noise, buffers: see `WeightInput`.
+
+    Shapes:
+        - batch: a graph or a batch of B graphs
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, 1]}``
+
+    Raises:
+        ValueError: there are no layers, or no structure.
+    """
+
+    def __init__(
+        self,
+        structure: Structure | None,
+        targets: int | None,
+        channels: Sequence[int],
+        head: Sequence[int],
+        symmetry: str,
+        pool: str,
+        io_encoding: str | None = None,
+        fourier: float | None = None,
+        skip: bool = False,
+        dropout: float = 0.0,
+        channel_dropout: float = 0.0,
+        activations: bool = False,
+        weight_noise: float = 0.0,
+        buffers: bool = False,
+    ) -> None:
+        super().__init__()
+        if not channels:
+            raise ValueError("channels=() leaves no layer; name at least one width")
+        self.targets, self.skip = targets, skip
+        self.read = WeightInput(structure, buffers, activations, weight_noise)
+        structure, width = self.read.structure, 1
+        self.encode = nn.ModuleList()
+        if fourier is not None:
+            self.encode.append(FourierFeatures(1, channels[0], fourier))
+            width = channels[0]
+        if io_encoding is not None:
+            encoding = IOEncoding(structure, width, io_encoding, buffers=buffers)
+            self.encode.append(encoding)
+            width = encoding.out_channels
+        widths = [width, *channels, *([] if targets is not None else [1])]
+        self.layers = nn.ModuleList(self.layer(structure, i, o) for i, o in pairwise(widths))
+        self.drop = ChannelDropout(channel_dropout)
+        if targets is not None:
+            self.pool = PermutationPool(structure, channels[-1], symmetry, pool, buffers)
+            inputs = self.pool.out_features + self.read.known_features
+            self.head = prediction_head(inputs, head, targets, dropout)
+
+    @abstractmethod
+    def layer(self, structure: Structure, in_channels: int, out_channels: int) -> PieceLayer:
+        """One equivariant layer; every model says which."""
+
+    def extra_repr(self) -> str:
+        """The contract and the size."""
+        size = sum(p.numel() for p in self.parameters())
+        result = "new weights" if self.targets is None else f"{self.targets} targets"
+        return f"{self.read.structure.name} -> {result}, {size:,} parameters"
+
+    def fit_statistics(self, batches: Iterable[Any]) -> None:
+        """Learn the typical sizes of weights; see `ScaleTensors`."""
+        self.read.fit_statistics(batches)
+
+    def transform(self, features: WeightSpaceFeatures) -> list[Tensor]:
+        """The equivariant layers on features of one channel; results per piece, see `Pieces`."""
+        for encode in self.encode:
+            features = encode(features)
+        layers = [cast(PieceLayer, layer) for layer in self.layers]
+        parts = layers[0].pieces.split(features)
+        for number, layer in enumerate(layers):
+            before, parts = parts, layer.on_pieces(parts)
+            if self.skip and number > 0 and layer.in_channels == layer.out_channels:
+                parts = [new + old for new, old in zip(parts, before, strict=True)]
+            if self.targets is not None or number < len(layers) - 1:
+                parts = self.drop.on_pieces([part.relu() for part in parts], layer.out_channels)
+        return parts
+
+    def forward(self, batch: Networks) -> Tensor | WeightSpaceFeatures:
+        """Predict, or transform."""
+        parts = self.transform(self.read(batch))
+        if self.targets is None:
+            return cast(PieceLayer, self.layers[-1]).pieces.join(parts)
+        out: Tensor = self.head(torch.cat([self.pool.on_pieces(parts), self.read.known(batch)], -1))
+        return out
+
+
+class NFN(NeuralFunctional):
     """A neural functional network (Zhou et al. 2023, arXiv:2302.14040): equivariant linear layers with ReLU between.
 
-    With ``targets`` it is invariant: the last features are pooled and a perceptron predicts from them, as in the
-    paper's prediction of generalization (Appendix D.1: channels 16, 16, 5 and a head of three times 1000). Without, it
-    is equivariant: one more layer gives new weights, or whatever else there is one of per weight.
+    The defaults are those of the paper's prediction of generalization (Appendix D.1): channels 16, 16, 5, mean pooling
+    and a head of three times 1000.
 
     Deviations from the paper: weights are standardised tensor by tensor; ``activations`` lets the head know what the
     networks compute, which their weights do not tell.
@@ -89,62 +191,33 @@ class NFN(nn.Module):
         weight_noise: float = 0.0,
         buffers: bool = False,
     ) -> None:
-        super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
-        if not channels:
-            raise ValueError("channels=() leaves no layer; name at least one width")
-        self.targets, self.variant = targets, variant
-        self.read = WeightInput(structure, buffers, activations, weight_noise)
-        structure, width = self.read.structure, 1
-        self.encode = nn.ModuleList()
-        if fourier is not None:
-            self.encode.append(FourierFeatures(1, channels[0], fourier))
-            width = channels[0]
-        if io_encoding is not None:
-            encoding = IOEncoding(structure, width, io_encoding, buffers=buffers)
-            self.encode.append(encoding)
-            width = encoding.out_channels
-        layer: dict[str, Callable[[int, int], PieceLayer]] = {
-            "hnp": lambda i, o: HNPLinear(structure, i, o, terms=terms, rank=rank, buffers=buffers),
-            "np": lambda i, o: NPLinear(structure, i, o, terms=terms, buffers=buffers),
-            "pt": lambda i, o: Pointwise(structure, i, o, buffers=buffers),
-        }
-        widths = [width, *channels, *([] if targets is not None else [1])]
-        self.layers = nn.ModuleList(layer[variant](i, o) for i, o in pairwise(widths))
-        self.drop = ChannelDropout(channel_dropout)
-        if targets is not None:
-            full = variant == "hnp" and rank is None
-            self.pool = (HNPPool if full else NPPool)(structure, channels[-1], pool, buffers)
-            inputs = self.pool.out_features + self.read.known_features
-            self.head = prediction_head(inputs, head, targets, dropout)
+        self.variant, self.terms, self.rank, self.buffers_too = variant, terms, rank, buffers
+        super().__init__(
+            structure,
+            targets,
+            channels,
+            head,
+            symmetry="hnp" if variant == "hnp" and rank is None else "np",
+            pool=pool,
+            io_encoding=io_encoding,
+            fourier=fourier,
+            dropout=dropout,
+            channel_dropout=channel_dropout,
+            activations=activations,
+            weight_noise=weight_noise,
+            buffers=buffers,
+        )
+
+    def layer(self, structure: Structure, in_channels: int, out_channels: int) -> PieceLayer:
+        """The variant's linear layer."""
+        if self.variant == "pt":
+            return Pointwise(structure, in_channels, out_channels, self.buffers_too)
+        if self.variant == "np":
+            return NPLinear(structure, in_channels, out_channels, self.terms, buffers=self.buffers_too)
+        return HNPLinear(structure, in_channels, out_channels, self.terms, rank=self.rank, buffers=self.buffers_too)
 
     def extra_repr(self) -> str:
         """The contract and the size."""
-        size = sum(p.numel() for p in self.parameters())
-        result = "new weights" if self.targets is None else f"{self.targets} targets"
-        return f"{self.read.structure.name} -> {result}, {self.variant}, {size:,} parameters"
-
-    def fit_statistics(self, batches: Iterable[Any]) -> None:
-        """Learn the typical sizes of weights; see `ScaleTensors`."""
-        self.read.fit_statistics(batches)
-
-    def transform(self, features: WeightSpaceFeatures) -> list[Tensor]:
-        """The equivariant layers on features of one channel; results per piece, see `Pieces`."""
-        for encode in self.encode:
-            features = encode(features)
-        layers = [cast(PieceLayer, layer) for layer in self.layers]
-        parts = layers[0].pieces.split(features)
-        for number, layer in enumerate(layers):
-            parts = layer.on_pieces(parts)
-            if self.targets is not None or number < len(layers) - 1:
-                parts = self.drop.on_pieces([part.relu() for part in parts], layer.out_channels)
-        return parts
-
-    def forward(self, batch: Networks) -> Tensor | WeightSpaceFeatures:
-        """Predict, or transform."""
-        parts = self.transform(self.read(batch))
-        if self.targets is None:
-            return cast(PieceLayer, self.layers[-1]).pieces.join(parts)
-        out: Tensor = self.head(torch.cat([self.pool.on_pieces(parts), self.read.known(batch)], -1))
-        return out
+        return f"{super().extra_repr()}, {self.variant}"
