@@ -21,6 +21,7 @@ from converters import (
     weight_space,
 )
 from graphnets.baselines import FlatMLP, Prober, StatNN
+from graphnets.dws import DWSLayer, DWSNet
 from graphnets.message_passing import (
     NeuralGraphGNN,
     NeuralGraphLayer,
@@ -30,12 +31,40 @@ from graphnets.message_passing import (
     NeuronSweep,
     NeuronTransformer,
 )
+from graphnets.nfn import (
+    NFN,
+    ChannelDropout,
+    ChannelNorm,
+    FourierFeatures,
+    HNPLinear,
+    HNPPool,
+    IOEncoding,
+    LayerEncoding,
+    NPLinear,
+    NPPool,
+    Pointwise,
+    TensorNorm,
+)
+from graphnets.pieces import Pieces
+from graphnets.weight_input import ScaleTensors
 from graphnets.weightnet import CrossLayerAttention, IntraLayerAttention, WeightNet
 
 __all__ = [
+    "NFN",
+    "ChannelDropout",
+    "ChannelNorm",
     "CrossLayerAttention",
+    "DWSLayer",
+    "DWSNet",
     "FlatMLP",
+    "FourierFeatures",
+    "HNPLinear",
+    "HNPPool",
+    "IOEncoding",
     "IntraLayerAttention",
+    "LayerEncoding",
+    "NPLinear",
+    "NPPool",
     "NeuralGraphGNN",
     "NeuralGraphLayer",
     "NeuronAttention",
@@ -45,9 +74,13 @@ __all__ = [
     "NeuronMessagePassing",
     "NeuronSweep",
     "NeuronTransformer",
+    "Pieces",
+    "Pointwise",
     "Prober",
+    "ScaleTensors",
     "StatNN",
     "Structure",
+    "TensorNorm",
     "WeightNet",
     "WeightSpaceFeatures",
     "collate",

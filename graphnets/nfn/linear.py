@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from converters import Structure
+from graphnets.nfn.fused import fused_layer
 from graphnets.nfn.patterns import Exchange, Pattern
 from graphnets.nfn.plan import MAX_PARAMETERS, plan_layer
 from graphnets.nfn.reading import Reader, written
@@ -125,6 +126,13 @@ class PermutationLinear(PieceLayer):
 
     def on_pieces(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Apply the map to ``[B, *unit sizes, F * in_channels]`` per piece."""
+        plain = self.aggr != "max" and self.plan.terms == "all" and not self.plan.told_apart
+        if not plain:
+            return self.reference(parts)
+        return fused_layer(self.plan, self.aggr, parts, list(self.matrices), self.bias)
+
+    def reference(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The same, operation by operation: the textbook layer, differentiable as often as one likes."""
         plan = self.plan
         read = Reader(plan.pieces, parts, self.aggr, dict(zip(plan.told_apart, self.means, strict=True)))
         results: list[list[tuple[Pattern, Tensor]]] = [[] for _ in parts]

@@ -67,14 +67,17 @@ class Reader:
         return torch.cat([even, weighted.flatten(-2)], -1)
 
 
-def written(piece: Piece, results: Sequence[tuple[Pattern, Tensor]], columns: Columns) -> Tensor:
+def written(piece: Piece, results: Sequence[tuple[Pattern, Tensor]], columns: Columns, *, new: bool = False) -> Tensor:
     """The sum of results over a piece, ``[B, *unit sizes, F * C]``.
 
     Args:
         results: patterns and ``[B, *sizes of the key, features]``, features counting F, C and the columns of every unit
-            over which the result is spread.
+            over which the result is spread. A result that nothing else needs may be added to in place.
+        columns: of `Reader`, but for results.
+        new: whether the sum must be a tensor of its own.
     """
     partial: dict[tuple[Blocks, frozenset[int]], Tensor] = {}
+    everywhere: dict[Blocks, list[Tensor]] = {}
     for pattern, values in results:
         if len(pattern.kept) > 1:
             order = [pattern.kept.index(b) + 1 for b in sorted(pattern.kept)]
@@ -85,14 +88,33 @@ def written(piece: Piece, results: Sequence[tuple[Pattern, Tensor]], columns: Co
         values = partial.pop((blocks, kept))
         while len(kept) < len(blocks):  # spread over one more block, until something else stands there
             outer = min(b for b in range(len(blocks)) if b not in kept)
-            more = kept | {outer}
-            values = _spread(values, sorted(more).index(outer) + 1, piece.units[blocks[outer][0]], columns)
-            kept = more
-            if (blocks, kept) in partial:
+            kept = kept | {outer}
+            values = _spread(values, sorted(kept).index(outer) + 1, piece.units[blocks[outer][0]], columns)
+            if (blocks, kept) in partial and len(kept) < len(blocks):
+                partial[blocks, kept] = partial[blocks, kept] + values
                 break
-        here = partial.get((blocks, kept))
-        partial[blocks, kept] = values if here is None else _added(here, values)
-    return _assembled(piece, {blocks: values for (blocks, _), values in partial.items()})
+        else:
+            everywhere.setdefault(blocks, []).append(values)
+    plain = tuple((axis,) for axis in range(len(piece.units)))
+    own = new or len(everywhere) > 1
+    out = _total(everywhere.pop(plain), piece.sizes, own)
+    for blocks, terms in everywhere.items():
+        view = _diagonal(out, blocks)
+        for term in terms:
+            view.add_(term)
+    return out
+
+
+def _total(terms: Sequence[Tensor], sizes: Sequence[int], new: bool) -> Tensor:
+    """The sum of tensors that broadcast to ``[B, *sizes, C]``."""
+    *others, out = sorted(terms, key=Tensor.numel)
+    shape = (out.shape[0], *sizes, out.shape[-1])
+    for number, term in enumerate(reversed(others)):
+        in_place = out.shape == shape and (number > 0 or not (new or out._is_view()))
+        out = out.add_(term) if in_place else out + term
+    if out.shape == shape and (others or not new):
+        return out
+    return out.expand(shape).clone() if new else out.expand(shape)
 
 
 def _spread(values: Tensor, axis: int, unit: Unit, columns: Columns) -> Tensor:
@@ -103,24 +125,6 @@ def _spread(values: Tensor, axis: int, unit: Unit, columns: Columns) -> Tensor:
     width = values.shape[-1] // (1 + rank)
     even, weighted = values[..., :width], values[..., width:].unflatten(-1, (width, rank))
     return even.unsqueeze(axis) + torch.einsum("...cr,nr->...nc", weighted, weights).movedim(-2, axis)
-
-
-def _added(large: Tensor, small: Tensor) -> Tensor:
-    """The sum; in place where ``large`` is a whole tensor that nothing else needs."""
-    in_place = large.shape == torch.broadcast_shapes(large.shape, small.shape) and not large._is_view()
-    return large.add_(small) if in_place else large + small
-
-
-def _assembled(piece: Piece, by_blocks: Mapping[Blocks, Tensor]) -> Tensor:
-    plain = tuple((axis,) for axis in range(len(piece.units)))
-    out = by_blocks[plain]
-    out = out.expand(out.shape[0], *piece.sizes, out.shape[-1])
-    if len(by_blocks) > 1:
-        out = out.clone()
-    for blocks, values in by_blocks.items():
-        if blocks != plain:
-            _diagonal(out, blocks).add_(values)
-    return out
 
 
 def _diagonal(tensor: Tensor, blocks: Blocks) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import Permutation, Structure, StructureMismatch, WeightSpaceFeatures, sample_permutation, trace
+from graphnets.dws import DWSLayer
 from graphnets.nfn import (
     ChannelDropout,
     ChannelNorm,
@@ -185,6 +186,8 @@ LAYERS: dict[str, Callable[[Structure], nn.Module]] = {
     "hnp": lambda s: HNPLinear(s, 2, 3),
     "hnp_local": lambda s: HNPLinear(s, 2, 3, terms="local"),
     "hnp_rank": lambda s: HNPLinear(s, 2, 3, rank=2),
+    "dws": lambda s: DWSLayer(s, 2, 3, off_diagonal=0.5),
+    "dws_local": lambda s: DWSLayer(s, 2, 3, aggr="mean", terms="local", off_diagonal=0.5),
     "pointwise": lambda s: Pointwise(s, 2, 3),
     "sinusoidal": lambda s: IOEncoding(s, 2, bands=2),
     "learned": lambda s: IOEncoding(s, 2, "learned"),
@@ -238,6 +241,59 @@ def test_gradients(layer: str) -> None:
         return sum((t * d).sum() for t, d in zip(out.values(), direction, strict=True))
 
     assert torch.autograd.gradcheck(project, tuple(tensors), fast_mode=True)
+
+
+@pytest.mark.parametrize("aggr", ["mean", "sum"])
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("name", small_structures())
+def test_the_fused_layer_is_the_textbook_one(name: str, symmetry: str, aggr: str) -> None:
+    structure = small_structures()[name]
+    layer = make(symmetry)(structure, 2, 3, aggr=aggr).double()
+    parts = [part.clone().requires_grad_() for part in layer.pieces.split(random_features(structure, channels=2))]
+    wanted, got = layer.reference(parts), layer.on_pieces(parts)
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+    directions = [torch.randn_like(part) for part in wanted]
+    leaves = [*parts, *layer.parameters()]
+    gradients = [torch.autograd.grad(out, leaves, directions) for out in (got, wanted)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
+
+
+def test_only_the_textbook_layer_has_second_derivatives() -> None:
+    structure = small_structures()["mlp"]
+    layer = NPLinear(structure, 1, 1).double()
+    parts = [part.clone().requires_grad_() for part in layer.pieces.split(random_features(structure))]
+    direction = [torch.ones_like(part).requires_grad_() for part in parts]
+
+    def again(out: list[Tensor]) -> None:
+        (first,) = torch.autograd.grad(out, [layer.matrices[0]], direction, create_graph=True)
+        first.square().sum().backward()
+
+    again(layer.reference(parts))
+    assert direction[0].grad.abs().max() > 0
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        again(layer.on_pieces(parts))
+
+
+def test_compiling_changes_nothing() -> None:
+    structure = small_structures()["residual"]
+    layer, features = NPLinear(structure, 2, 2).double(), random_features(structure, channels=2)
+    compiled = torch.compile(layer, backend="eager")
+    torch.testing.assert_close(flat(compiled(features)), flat(layer(features)), rtol=1e-10, atol=1e-12)
+    gradients = []
+    for module in (compiled, layer):
+        layer.zero_grad()
+        flat(module(features)).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in layer.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
+
+
+def test_weights_between_tensors_begin_smaller_in_deep_weight_spaces() -> None:
+    structure = small_structures()["mlp"]
+    layer = DWSLayer(structure, 1, 1, off_diagonal=0.0, aggr="mean").double()
+    features = random_features(structure)
+    alone = WeightSpaceFeatures({n: t if n == "0.bias" else torch.zeros_like(t) for n, t in features.items()})
+    moved = {name for name, tensor in layer(alone).items() if tensor.abs().max() > 0}
+    assert moved == {"0.bias"}
 
 
 def test_inputs_and_outputs_are_told_apart_where_they_should_be(seeded: torch.Generator) -> None:
