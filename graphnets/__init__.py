@@ -45,12 +45,14 @@ from graphnets.nfn import (
     Pointwise,
     TensorNorm,
 )
+from graphnets.nft import NFT, NFTBlock, WeightSpaceCrossAttention, WeightSpaceSelfAttention
 from graphnets.pieces import Pieces
 from graphnets.weight_input import ScaleTensors
 from graphnets.weightnet import CrossLayerAttention, IntraLayerAttention, WeightNet
 
 __all__ = [
     "NFN",
+    "NFT",
     "ChannelDropout",
     "ChannelNorm",
     "CrossLayerAttention",
@@ -63,6 +65,7 @@ __all__ = [
     "IOEncoding",
     "IntraLayerAttention",
     "LayerEncoding",
+    "NFTBlock",
     "NPLinear",
     "NPPool",
     "NeuralGraphGNN",
@@ -82,7 +85,9 @@ __all__ = [
     "Structure",
     "TensorNorm",
     "WeightNet",
+    "WeightSpaceCrossAttention",
     "WeightSpaceFeatures",
+    "WeightSpaceSelfAttention",
     "collate",
     "permute",
     "sample_permutation",

@@ -1,0 +1,307 @@
+"""The two halves of an NFT block, each as one autograd node that works on what fits into a processor's cache.
+
+Values and gradients are those of the textbook formulas; the tests compare them with these in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from graphnets.nft.fibres import gather, scatter
+from graphnets.nft.rows import Rows
+
+__all__ = ["AttentionPlan", "attend", "feed_forward"]
+
+CHUNK = 2**20
+"""Bytes of features that are worked on at a time, on CPUs."""
+
+EPS = 1e-5
+
+
+class AttentionPlan(NamedTuple):
+    """What `attend` does.
+
+    Args:
+        rows: where the fibres are.
+        heads: of the channels.
+        fibres: whether fibres attend to each other (Eq. 4 and 5).
+        pooled: ``"mean"`` or ``"sum"`` of the tensors that attend to each other (Eq. 6); None: they do not.
+        residual: whether the input is added to the result.
+        dropout: of the fibres' attention weights.
+    """
+
+    rows: Rows
+    heads: int
+    fibres: bool = True
+    pooled: str | None = "mean"
+    residual: bool = False
+    dropout: float = 0.0
+
+
+def attend(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, norm: tuple[Tensor, Tensor] | None, plan: AttentionPlan
+) -> Tensor:
+    """Weight-space self-attention of rows, normalised first if there is a ``norm``.
+
+    Args:
+        rows: ``[B, N, C]``.
+        weight, bias: theta_Q, theta_K and theta_V, ``[3 C, C]`` and ``[3 C]``.
+        norm: scale and shift of a LayerNorm, ``[C]`` each.
+        plan: the rest.
+
+    Shapes:
+        - result: ``[B, N, C]``
+    """
+    scale, shift = (None, None) if norm is None else norm
+    out: Tensor = _Attend.apply(rows, weight, bias, scale, shift, plan)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Attend(torch.autograd.Function):
+    """Keeps the input, its queries, keys and values, and the attention weights; fibres are gathered again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        plan: AttentionPlan,
+    ) -> Tensor:
+        rows = rows.contiguous()
+        out = torch.empty_like(rows)
+        qkv = rows.new_empty(*rows.shape[:2], 3 * rows.shape[2] if plan.fibres else 0)
+        kept: list[Tensor] = []
+        for part in _chunks(len(rows), rows.shape[1:].numel() * rows.element_size(), rows):
+            x, y, here = rows[part], out[part], qkv[part]
+            normal = _normalise(x, scale, shift)[0]
+            _start(x, y, normal, weight, bias, plan)
+            if plan.fibres:
+                _linear(normal, weight, bias, here)
+                kept += _attend_fibres(here, y, plan)
+        ctx.plan = plan
+        ctx.save_for_backward(rows, weight, bias, scale, shift, qkv, *kept)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        plan: AttentionPlan = ctx.plan
+        rows, weight, bias, scale, shift, qkv, *rest = ctx.saved_tensors
+        kept, grad = iter(rest), grad.contiguous()
+        into = torch.empty_like(rows)
+        grads = [None if t is None else torch.zeros_like(t) for t in (weight, bias, scale, shift)]
+        for part in _chunks(len(rows), rows.shape[1:].numel() * rows.element_size(), rows):
+            x, above = rows[part], grad[part]
+            normal, mean, deviation = _normalise(x, scale, shift)
+            if plan.fibres:
+                below = _fibres_backward(qkv[part], above, kept, plan).flatten(0, 1)
+                below_normal = (below @ weight).view_as(x)
+                _add_linear(grads, below, normal.flatten(0, 1))
+            else:
+                below_normal = torch.zeros_like(x)
+            if plan.pooled is not None:
+                _pooled_backward(below_normal, above, normal, weight, bias, grads, plan)
+            result = _normalise_backward(below_normal, x, mean, deviation, scale, shift, grads)
+            torch.add(result, above, out=into[part]) if plan.residual else into[part].copy_(result)
+        return (into, *grads, None)
+
+
+def _chunks(count: int, size: int, like: Tensor) -> Iterator[slice]:
+    """Ranges of ``count`` things of ``size`` bytes each."""
+    step = max(1, CHUNK // max(size, 1)) if like.device.type == "cpu" else max(count, 1)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def _normalise(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    if scale is None:
+        return x, x, x
+    return torch.native_layer_norm(x, x.shape[-1:], scale, shift, EPS)
+
+
+def _normalise_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    deviation: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    grads: list[Tensor | None],
+) -> Tensor:
+    """The gradient of `_normalise`; those of its parameters are added to the last two of ``grads``."""
+    if scale is None:
+        return grad
+    out, *found = torch.ops.aten.native_layer_norm_backward(
+        grad, x, x.shape[-1:], mean, deviation, scale, shift, [True, True, True]
+    )
+    for total, value in zip(grads[-2:], found, strict=True):
+        assert total is not None
+        total += value
+    return out  # type: ignore[no-any-return]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """``x @ weight.T + bias`` written to ``out``."""
+    x, out = x.flatten(0, -2), out.flatten(0, -2)
+    if bias is None:
+        torch.mm(x, weight.T, out=out)
+    else:
+        torch.addmm(bias, x, weight.T, out=out)
+
+
+def _add_linear(grads: list[Tensor | None], above: Tensor, x: Tensor) -> None:
+    """Gradients of a linear map's weight and bias, added to the first two of ``grads``."""
+    weight, bias = grads[:2]
+    assert weight is not None
+    weight.addmm_(above.T, x)
+    if bias is not None:
+        bias += above.sum(0)
+
+
+def _start(x: Tensor, y: Tensor, normal: Tensor, weight: Tensor, bias: Tensor | None, plan: AttentionPlan) -> None:
+    """Write residual and pooled term to ``y``."""
+    if plan.pooled is None:
+        y.copy_(x) if plan.residual else y.zero_()
+        return
+    heard = _pooled_attention(plan.rows.pool(normal, plan.pooled == "mean"), weight, bias, plan.heads)
+    pieces = zip(plan.rows.flat(x), plan.rows.flat(y), heard.split(1, 1), strict=True)
+    for source, target, one in pieces:
+        torch.add(source, one, out=target) if plan.residual else target.copy_(one.expand_as(target))
+
+
+def _pooled_attention(pooled: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+    """Attention among the tensors of a network, ``[B, pieces, C]`` to the same."""
+    qkv = torch.nn.functional.linear(pooled, weight, bias).unflatten(-1, (3, heads, -1))
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)
+    out: Tensor = (weights @ value).transpose(1, 2).flatten(2)
+    return out
+
+
+def _pooled_backward(
+    below: Tensor,
+    above: Tensor,
+    normal: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    grads: list[Tensor | None],
+    plan: AttentionPlan,
+) -> None:
+    """Add the pooled term's gradients to ``below`` and to the first two of ``grads``."""
+    inputs = [
+        t.detach().requires_grad_()
+        for t in (plan.rows.pool(normal, plan.pooled == "mean"), weight, bias)
+        if t is not None
+    ]
+    heard = plan.rows.pool(above, mean=False)
+    with torch.enable_grad():
+        out = _pooled_attention(inputs[0], inputs[1], inputs[2] if bias is not None else None, plan.heads)
+    found, *others = torch.autograd.grad(out, inputs, heard)
+    for total, value in zip(grads, others, strict=False):
+        if total is not None:
+            total += value
+    for part, one in zip(plan.rows.flat(below), found.split(1, 1), strict=True):
+        part.add_(one, alpha=1 / part.shape[1] if plan.pooled == "mean" else 1)
+
+
+def _attend_fibres(qkv: Tensor, out: Tensor, plan: AttentionPlan) -> list[Tensor]:
+    """Add what fibres hear to ``out``; the attention weights, with masks of dropout behind them."""
+    parts = plan.rows.split(qkv, 3, plan.heads, qkv.shape[-1] // plan.heads // 3)
+    outs = plan.rows.split(out, 1, plan.heads, out.shape[-1] // plan.heads)
+    kept = []
+    for fibres in plan.rows.fibres:
+        query, key, value = gather(fibres, parts, mean=True).flatten(1, 3).flatten(3)
+        weights = torch.bmm(query, key.mT).mul_(query.shape[-1] ** -0.5).softmax(-1)
+        kept.append(weights)
+        if plan.dropout:
+            weights, mask = torch.native_dropout(weights, plan.dropout, True)
+            kept.append(mask)
+        scatter(fibres, torch.bmm(weights, value), outs, mean=False)
+    return kept
+
+
+def _fibres_backward(qkv: Tensor, grad: Tensor, kept: Iterator[Tensor], plan: AttentionPlan) -> Tensor:
+    """The gradient for ``qkv`` of `_attend_fibres`."""
+    parts = plan.rows.split(qkv, 3, plan.heads, qkv.shape[-1] // plan.heads // 3)
+    grads = plan.rows.split(grad, 1, plan.heads, grad.shape[-1] // plan.heads)
+    total = torch.zeros_like(qkv)
+    totals = plan.rows.split(total, 3, plan.heads, qkv.shape[-1] // plan.heads // 3)
+    for fibres in plan.rows.fibres:
+        query, key, value = gather(fibres, parts, mean=True).flatten(1, 3).flatten(3)
+        (above,) = gather(fibres, grads, mean=False).flatten(1, 3).flatten(3)
+        weights = used = next(kept)
+        into = torch.bmm(above, value.mT)
+        if plan.dropout:
+            mask = next(kept) / (1 - plan.dropout)
+            used, into = weights * mask, into * mask
+        scores = torch._softmax_backward_data(into, weights, -1, weights.dtype).mul_(query.shape[-1] ** -0.5)
+        three = torch.empty(3, *query.shape, dtype=query.dtype, device=query.device)
+        torch.bmm(scores, key, out=three[0])
+        torch.bmm(scores.mT, query, out=three[1])
+        torch.bmm(used.mT, above, out=three[2])
+        scatter(fibres, three, totals, mean=True)
+    return total
+
+
+def feed_forward(
+    rows: Tensor, inner: tuple[Tensor, Tensor], outer: tuple[Tensor, Tensor], norm: tuple[Tensor, Tensor]
+) -> Tensor:
+    r"""``x + W_2 gelu(W_1 LN(x) + b_1) + b_2`` of every element.
+
+    Args:
+        rows: ``[B, N, C]``.
+        inner, outer: weights and biases of the maps C to H and H to C.
+        norm: scale and shift of the LayerNorm.
+    """
+    out: Tensor = _FeedForward.apply(rows, *inner, *outer, *norm)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _FeedForward(torch.autograd.Function):
+    """Keeps the input and what goes into the activation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, scale: Tensor, shift: Tensor
+    ) -> Tensor:
+        x = rows.flatten(0, -2).contiguous()
+        out = torch.empty_like(x)
+        hidden = x.new_empty(len(x), len(w1))
+        for part in _chunks(len(x), len(w1) * x.element_size(), x):
+            normal = _normalise(x[part], scale, shift)[0]
+            torch.addmm(b1, normal, w1.T, out=hidden[part])
+            torch.addmm(b2, torch.nn.functional.gelu(hidden[part]), w2.T, out=out[part])
+            out[part] += x[part]
+        ctx.save_for_backward(x, hidden, w1, w2, scale, shift)
+        return out.view_as(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, hidden, w1, w2, scale, shift = ctx.saved_tensors
+        grad_rows = grad.reshape(x.shape)
+        into = torch.empty_like(x)
+        first: list[Any] = [
+            torch.zeros_like(w1),
+            x.new_zeros(len(w1)),
+            torch.zeros_like(scale),
+            torch.zeros_like(shift),
+        ]
+        second: list[Any] = [torch.zeros_like(w2), x.new_zeros(len(w2))]
+        for part in _chunks(len(x), len(w1) * x.element_size(), x):
+            above, before = grad_rows[part], hidden[part]
+            normal, mean, deviation = _normalise(x[part], scale, shift)
+            _add_linear(second, above, torch.nn.functional.gelu(before))
+            inner = torch.ops.aten.gelu_backward(above @ w2, before)
+            _add_linear(first, inner, normal)
+            result = _normalise_backward(inner @ w1, x[part], mean, deviation, scale, shift, first)
+            torch.add(result, above, out=into[part])
+        return (into.view_as(grad), *first[:2], *second, *first[2:])
