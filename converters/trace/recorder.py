@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.errors import ExampleInputError
 from converters.program import Op, Ref, Symbol, map_leaves
-from converters.trace.stand_ins import is_weightless, stand_ins
+from converters.trace.stand_ins import call, is_weightless, stand_ins
 from converters.trace.watch import Watch, plain_functions, quiet
 from converters.trace.writes import Writes, follow
 
@@ -132,7 +132,7 @@ class _Recorder(TorchDispatchMode):
             return func(*args)
         if self.reading or func is torch.ops.aten._local_scalar_dense.default:
             self._read(args[0])
-        out = func(*args, **kwargs)
+        out = call(func, args, kwargs)
         if self.reading:
             self.seen = out
             return out

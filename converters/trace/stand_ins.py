@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from converters.errors import ExampleInputError
 
-__all__ = ["is_weightless", "stand_ins", "without_weights"]
+__all__ = ["call", "is_weightless", "stand_ins", "without_weights"]
 
 
 @contextmanager
@@ -62,6 +62,15 @@ def is_weightless(model: nn.Module) -> bool:
     return any(tensor.device.type == "meta" for tensor in tensors)
 
 
+def call(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """An operation, also where torch does not know the shape it gives stand-ins (experts in float32)."""
+    if func is torch.ops.aten._grouped_mm.default and any(isinstance(arg, FakeTensor) for arg in args[:2]):
+        x, weight = args[:2]
+        if (x.dim(), weight.dim()) == (2, 3):
+            return x.new_empty((x.shape[0], weight.shape[2]))
+    return func(*args, **kwargs)
+
+
 @contextmanager
 def stand_ins(model: nn.Module, state: Mapping[str, Tensor], weights: bool) -> Iterator[dict[str, Tensor]]:
     """The state_dict with memory-free tensors in place of weights, and the network with them; put back afterwards.
@@ -79,7 +88,11 @@ def stand_ins(model: nn.Module, state: Mapping[str, Tensor], weights: bool) -> I
         if id(tensor) not in made and (absent or (weights and id(tensor) in parameters)):
             with mode:
                 made[id(tensor)] = torch.empty_strided(
-                    tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu" if absent else tensor.device
+                    tensor.shape,
+                    tensor.stride(),
+                    dtype=tensor.dtype,
+                    device="cpu" if absent else tensor.device,
+                    requires_grad=tensor.requires_grad,  # torch multiplies in another way where it is
                 )
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     try:

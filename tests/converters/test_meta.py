@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import gc
 import threading
 from pathlib import Path
@@ -24,7 +23,6 @@ from converters import (
     trace,
     without_weights,
 )
-from converters.structure import Layer
 from tests.converters.networks import ALL
 
 NAMES = ["mlp", *[name for name in ALL if name != "mlp"][::7]]
@@ -42,12 +40,6 @@ def on_meta(model: nn.Module) -> nn.Module:
     return out
 
 
-def plain(layer: Layer) -> Layer:
-    """A layer without the hash of how torch arranged its operands, which differs without weights."""
-    kept = tuple(pair for pair in layer.attributes if pair[0] != "signature")
-    return dataclasses.replace(layer, attributes=kept)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_structure_is_that_of_the_network_with_weights(name: str) -> None:
     model = ALL[name].make()
@@ -55,12 +47,43 @@ def test_the_structure_is_that_of_the_network_with_weights(name: str) -> None:
     bare = on_meta(model)
     held = [*bare.parameters(), *bare.buffers()]
     found, expected = trace(bare, kwargs or args, cache=False), trace(model, kwargs or args, cache=False)
-    for part in ("groups", "parameters", "blocks", "extras", "dtype"):  # torch may multiply in another form
+    for part in ("groups", "parameters", "layers", "blocks", "extras", "dtype"):
         assert getattr(found, part) == getattr(expected, part)
-    assert [plain(layer) for layer in found.layers] == [plain(layer) for layer in expected.layers]
+    assert found == expected
     after = [*bare.parameters(), *bare.buffers()]
     assert len(held) == len(after)
     assert all(a is b for a, b in zip(held, after, strict=True))
+
+
+class Experts(nn.Module):
+    """Every token goes to one of three matrices, chosen by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 2)
+        self.weight = nn.Parameter(torch.randn(3, 16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = torch.tensor([2, 3, 4], dtype=torch.int32)
+        return self.last(torch._grouped_mm(self.first(x), self.weight, offs=counts.cumsum(0, dtype=torch.int32)).relu())
+
+
+class Attention(nn.Module):
+    """Attention over inputs whose batch comes first: torch lays them out anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Experts, (9, 8)), (Attention, (2, 5, 8))])
+def test_experts_and_attention_without_weights(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
+    with without_weights():
+        bare = kind()
+    assert trace(bare, torch.zeros(shape), cache=False) == trace(kind(), torch.zeros(shape), cache=False)
 
 
 class Positions(nn.Module):
