@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from converters.program import Op, Ref, Size
-from converters.trace.labels import Bundle, Ids, Labels
+from converters.trace.labels import Bundle, Choice, Ids, Labels
 from converters.trace.recorder import Recording
 from converters.trace.solver import Solver
 
@@ -38,6 +38,9 @@ class Context:
     gaps: list[tuple[str, str]] = field(default_factory=list)
     grouped: dict[int, Ids] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
+    choices: dict[int, Choice] = field(default_factory=dict)
+    makers: dict[int, Op] = field(default_factory=dict)
+    standard: frozenset[str] = frozenset()
     _places: dict[tuple[str, str], int] = field(default_factory=dict)
     op: Op = field(default_factory=lambda: Op("aten.none.none", (), (), ()))
 

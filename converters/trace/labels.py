@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bundle", "Ids", "Labels"]
+__all__ = ["Bundle", "Choice", "Ids", "Labels"]
 
 Ids = NDArray[np.int64]
 
@@ -62,3 +62,25 @@ class Labels:
                 bundles.append(Bundle(tuple(mapping[axis] for axis in kept), ids))
         moved = frozenset(mapping[axis] for axis in self.blank if axis in mapping)
         return Labels(tuple(bundles), moved | frozenset(blank), self.source, shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Numbers of neurons, or rows listed in their order.
+
+    Args:
+        ids: the neurons that are chosen among, by number.
+        reason: why they are fixed where the choice is not followed.
+        numbers: whether the values are numbers of neurons.
+        list: which list the first axis is in the order of; empty where it is in none.
+        length: of that list.
+        role: "order" (where each row of the list comes from), "inverse" (where each row went), "counts" (how many rows
+            each neuron has), "ends" (where they end); empty for rows.
+    """
+
+    ids: Ids
+    reason: str
+    numbers: bool = True
+    list: str = ""
+    length: int = 0
+    role: str = ""

@@ -11,8 +11,10 @@ import torch
 from converters.program import Program, Ref, map_leaves
 from converters.structure import UNUSED
 from converters.trace.context import Context, joint_source, plain_array
-from converters.trace.labels import Bundle, Labels
+from converters.trace.labels import Bundle, Ids, Labels
 from converters.trace.recorder import READ, Recording
+from converters.trace.rules import DEFAULT_RULES
+from converters.trace.rules.choices import follow
 
 __all__ = ["Rule", "propagate"]
 
@@ -22,6 +24,7 @@ Rule = Callable[[Context], list[Labels]]
 def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule]) -> Context:
     """Label every tensor of ``program``; the constraints are in ``context.solver`` afterwards."""
     context = Context(recording, program.batch)
+    context.standard = frozenset(name for name, rule in rules.items() if DEFAULT_RULES.get(name) is rule)
     solver = context.solver
     outputs: list[int] = []
     map_leaves(program.outputs, lambda leaf: outputs.append(leaf.index) if isinstance(leaf, Ref) else None)
@@ -49,8 +52,13 @@ def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule])
         if rule is None:
             operands = [context.of(ref) for ref in context.tensors()]
             context.unsupported(f"no rule for {op.target.rsplit('.', 1)[0]}", operands)
+            for ref in op.refs():
+                if ref in context.choices:
+                    context.freeze_ids(context.choices[ref].ids, context.choices[ref].reason)
             source = joint_source(labels.source for labels in operands)
             out = [Labels((), frozenset(), source, recording.shapes[i]) for i in op.outputs if i is not None]
+        elif any(ref in context.choices for ref in op.refs()):
+            out = follow(context, rule)
         else:
             out = rule(context)
         for index, labels in zip((i for i in op.outputs if i is not None), out, strict=False):
@@ -67,13 +75,19 @@ def propagate(recording: Recording, program: Program, rules: Mapping[str, Rule])
         *((index, f"{place} {READ}") for index, value, place in recording.guards if value is not None),
     ]
     for index, reason in dict.fromkeys(read):
-        for bundle in context.labels[index].bundles:
-            context.solver.freeze(bundle.ids, context.solver.family("fixed", f"tensor {index}", reason))
+        for ids in _carried(context, index):
+            context.solver.freeze(ids, context.solver.family("fixed", f"tensor {index}", reason))
             context.reasons.append((f"tensor {index}", reason))
     for number, index in enumerate(outputs):
-        for bundle in context.labels[index].bundles:
-            solver.freeze(bundle.ids, solver.family("output", f"output {number}", "it is an output of the network"))
+        for ids in _carried(context, index):
+            solver.freeze(ids, solver.family("output", f"output {number}", "it is an output of the network"))
     return context
+
+
+def _carried(context: Context, index: int) -> list[Ids]:
+    """The neurons that a tensor's positions or values tell."""
+    chosen = [context.choices[index].ids] if index in context.choices else []
+    return [*(bundle.ids for bundle in context.labels[index].bundles), *chosen]
 
 
 def _constant(tensor: torch.Tensor) -> Labels:

@@ -76,7 +76,7 @@ NEURONS: dict[str, tuple[Between, tuple[int, ...], dict[str, Any]]] = {
     "sort_values": values(lambda h: h.sort(1).values, 6),
     "sort_descending": values(lambda h: torch.sort(h, dim=-1, descending=True, stable=True)[0], 6),
     "topk_values": values(lambda h: h.topk(3, 1).values, 6, out=3),
-    "topk_scatter": values(lambda h: torch.zeros_like(h).scatter(1, h.topk(3, 1).indices, 1.0) * h, missed=True),
+    "topk_scatter": values(lambda h: torch.zeros_like(h).scatter(1, h.topk(3, 1).indices, 1.0) * h, 6),
     "argsort": values(lambda h: h.argsort(1).to(h.dtype)),
     "argmax": values(lambda h: h * h.argmax(1, keepdim=True)),
     "argmax_over_batch": values(lambda h: h * (h.argmax(0, keepdim=True) > 1), 6),
@@ -264,7 +264,7 @@ TOKENS: dict[str, tuple[Between, tuple[int, ...], dict[str, Any]]] = {
     "last_by_length": values(lambda h: h[torch.arange(len(h)), (h.sum(-1) > 0).sum(1) - 1], 6),
     "token_by_value": values(lambda h: h.gather(1, h.sum(-1).argmax(1)[:, None, None].expand(-1, 1, 6))[:, 0], 6),
     "neuron_by_value": values(
-        lambda h: h.gather(2, h.sum(1).argmax(1)[:, None, None].expand(-1, 5, 1))[..., 0], out=5, missed=True
+        lambda h: h.gather(2, h.sum(1).argmax(1)[:, None, None].expand(-1, 5, 1))[..., 0], 6, out=5
     ),
     "token_of_each": values(lambda h: h.gather(1, h.argmax(1, keepdim=True))[:, 0], 6),
     "tokens_by_mask": values(lambda h: h[h.sum(-1) > 0].sum(0).expand(len(h), -1), 6),

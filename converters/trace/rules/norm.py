@@ -5,6 +5,7 @@ from __future__ import annotations
 from converters.program import Ref
 from converters.trace.context import Context, Operand
 from converters.trace.labels import Labels
+from converters.trace.rules.choices import chosen_among
 from converters.trace.rules.elementwise import aligned
 
 __all__ = ["RULES"]
@@ -93,7 +94,9 @@ def reduction(context: Context) -> list[Labels]:
         len(context.op.outputs) > 1 and context.op.name in ("max", "min") and context.op.outputs[1] in context.used
     )
     if context.op.name in INDEXING or positions:
-        context.freeze(labels, f"{context.op.name} returns positions along it", dims)
+        reason, number = f"{context.op.name} returns positions along it", int(positions)
+        if len(dims) != 1 or not chosen_among(context, labels, dims[0], x, number, reason):
+            context.freeze(labels, reason, dims)
     return [out] * len(context.op.outputs)
 
 

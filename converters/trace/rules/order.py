@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from converters.trace.context import Context, Operand
 from converters.trace.labels import Labels
+from converters.trace.rules.choices import chosen_among
 from converters.trace.rules.elementwise import aligned
 
 __all__ = ["RULES"]
@@ -15,11 +16,6 @@ def _read(context: Context, output: int) -> bool:
     return len(outputs) > output and outputs[output] in context.used
 
 
-def _positions(context: Context, labels: Labels, axis: int) -> None:
-    if _read(context, 1):
-        context.freeze(labels, f"{context.op.name} returns positions along it", [axis])
-
-
 def ranked(context: Context) -> list[Labels]:
     """``sort``, ``topk``: sorted values keep no neurons; the axis that holds them is fixed, ranks are."""
     labels = context.of(context.tensors()[0])
@@ -29,7 +25,9 @@ def ranked(context: Context) -> list[Labels]:
     axis = context.arg(2 if context.op.name == "topk" else 1, "dim", -1) % rank
     if context.op.target == "aten.sort.stable":
         axis = context.arg(2, "dim", -1) % rank
-    _positions(context, labels, axis)
+    reason = f"{context.op.name} returns positions along it"
+    if _read(context, 1) and not chosen_among(context, labels, axis, context.tensors()[0], 1, reason):
+        context.freeze(labels, reason, [axis])
     left = context.reduce(labels, [axis], keepdim=True)
     values = Labels(left.bundles, left.blank | (labels.blank & {axis}), labels.source, shape)
     return [values, Labels(left.bundles, left.blank - {axis}, labels.source, shape)]
@@ -44,7 +42,8 @@ def ranked_one(context: Context) -> list[Labels]:
     if context.op.target in ("aten.median.default", "aten.nanmedian.default"):
         return [context.reduce(labels, range(rank))]
     axis = context.arg(2 if name == "kthvalue" else 1, "dim", -1) % rank
-    _positions(context, labels, axis)
+    if _read(context, 1):
+        context.freeze(labels, f"{name} returns positions along it", [axis])
     out = context.reduce(labels, [axis], keepdim=len(context.out_shape) == rank)
     return [out, out]
 
