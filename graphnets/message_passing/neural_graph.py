@@ -22,15 +22,15 @@ EPSILON = 1e-5
 def edge_extreme(values: Tensor, nodes: int, bundle: Bundle, reduce: str, reverse: bool = False) -> Tensor:
     """Largest (``reduce="max"``) or smallest (``"min"``) value over the edges that arrive at each node, ``[B, n, K]``.
 
-    Minus or plus infinity where none does. By torch-scatter where it is installed. Gradients of equal extremes are
-    shared evenly, but torch-scatter gives them to one.
+    Minus or plus infinity where none does. Indexed edges go through torch-scatter where it is installed. Of equal
+    extremes one gets the gradient; indexed edges share it where torch-scatter is missing.
 
     Shapes:
         - values: ``[B, rows, cols, K]`` for a dense bundle, else ``[B, E, K]``
     """
     if bundle.shape is not None:
-        dim = 1 if reverse else 2
-        return values.amax(dim) if reduce == "max" else values.amin(dim)
+        dim = 1 if reverse else 2  # with indices: differentiated two to three times as fast as amax and amin
+        return (values.max(dim) if reduce == "max" else values.min(dim)).values
     end = bundle.ends(reverse)[1]
     nothing = values.new_full((len(values), nodes, values.shape[-1]), -torch.inf if reduce == "max" else torch.inf)
     if torch_geometric.typing.WITH_TORCH_SCATTER:

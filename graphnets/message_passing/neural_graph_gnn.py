@@ -31,7 +31,7 @@ class NeuralGraphGNN(NeuronNetwork):
         hidden_channels: of the messages' perceptron; ``channels`` if None.
         aggregators, scalers: of messages, see `NeuralGraphLayer`.
         backward: whether neurons also hear those that their own edges lead to.
-        update_edges: whether layers give edges new states.
+        update_edges: whether layers give edges new states; the last one never does, as nobody would read them.
         rounds: layers.
         order: ``"parallel"`` as in the paper, or ``"sweep"`` (layer by layer, a round carries a signal through).
         scores: channels of `OutputReadout`.
@@ -69,12 +69,16 @@ class NeuralGraphGNN(NeuronNetwork):
         kernel_size: Sequence[int] = (3, 3),
         probes: int = 0,
     ) -> None:
+        layers = (
+            NeuralGraphLayer(
+                channels, edge_channels, hidden_channels, aggregators, scalers, backward, update_edges and read, dropout
+            )
+            for read in [True] * (rounds - 1) + [False]
+        )
         super().__init__(
             structure,
             targets,
-            lambda: NeuralGraphLayer(
-                channels, edge_channels, hidden_channels, aggregators, scalers, backward, update_edges, dropout
-            ),
+            lambda: next(layers),
             channels=channels,
             edge_channels=edge_channels,
             rounds=rounds,

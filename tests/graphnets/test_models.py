@@ -242,6 +242,16 @@ def test_one_diverged_network_hardly_moves_the_statistics() -> None:
     assert bool(((ratio > 1.0) & (ratio < 1.3)).all())
 
 
+def test_no_parameter_of_the_layers_is_idle() -> None:
+    structure = structures()["residual"]
+    batch = stack(structure)
+    model = fitted(GRAPH_MODELS["neural_graph"], structure, batch)
+    model(batch).square().sum().backward()
+    for name, parameter in model.forward_layers.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().max()) > 0, name
+
+
 def test_degrees_are_measured_where_messages_arrive() -> None:
     structure = structures()["mlp"]  # 4-6-5-3
     model = NeuralGraphGNN(structure, 1, rounds=1)
