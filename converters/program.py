@@ -95,16 +95,20 @@ class Op:
     outputs: tuple[int | None, ...]
     scope: str = ""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The operator without namespace and overload: ``convolution``."""
         return self.target.split(".")[1]
 
     def refs(self) -> list[int]:
         """Indices of all tensors it reads, in order."""
+        return [*self._refs]
+
+    @cached_property
+    def _refs(self) -> tuple[int, ...]:
         found: list[int] = []
         map_leaves((self.args, self.kwargs), lambda leaf: found.append(leaf.index) if isinstance(leaf, Ref) else None)
-        return found
+        return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)

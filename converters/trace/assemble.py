@@ -14,6 +14,7 @@ from converters.trace.context import Context
 from converters.trace.labels import Ids
 from converters.trace.layers import LayerBuilder
 from converters.trace.solver import Solution
+from converters.trace.tables import as_met
 
 __all__ = ["assemble"]
 
@@ -31,7 +32,7 @@ class _Groups:
         self._count: dict[str, int] = {}
         self._taken: set[str] = set()
         self._kinds = np.array([family.kind for family in context.solver.families] + ["none"])
-        self._sizes = np.array([unit.size for unit in solution.units])
+        self._sizes = solution.sizes
 
     def axis(self, ids: Ids, name: str, role: str = "hidden") -> Axis:
         """The axis whose positions are these elements (-1: none); ``role`` of a single neuron met first here."""
@@ -108,11 +109,7 @@ def _slots(member: Ids, slot: Ids, raw: NDArray[np.uint64]) -> Ids:
     small = np.unique(slot, return_inverse=True)[1].astype(np.int64)
     if len(np.unique(np.stack([member, small], axis=1), axis=0)) < len(member):
         small = small * len(raw) + np.unique(raw, return_inverse=True)[1]
-    _, first, inverse = np.unique(small, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    numbered: Ids = rank[inverse]
-    return numbered
+    return as_met(small)
 
 
 def _occurrence(values: Ids) -> Ids:

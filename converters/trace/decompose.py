@@ -12,6 +12,7 @@ keep them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from converters.trace.labels import Ids
+from converters.trace.tables import Colours, mix
 
 __all__ = ["Decomposition", "Relations", "Unit", "broken", "decompose"]
 
@@ -138,7 +140,7 @@ def _level(
     first = np.full(count, len(home), np.int64)
     np.minimum.at(first, component, vertices)
     look = np.zeros(count, np.uint64)
-    np.add.at(look, component, _mixed(colour[vertices]))
+    np.add.at(look, component, mix(colour[vertices]))
     inside, cell = home[first], place[first]
     order = np.lexsort((first, cell, look, inside))
     kind = np.flatnonzero(np.append(True, (np.diff(inside[order]) != 0) | (np.diff(look[order]) != 0)))
@@ -163,14 +165,6 @@ def _level(
     at = vertices[placed]
     out.unit[at], out.member[at], out.slot[at] = unit[component[placed]], member[component[placed]], colour[at]
     return done
-
-
-def _mixed(values: Ids) -> NDArray[np.uint64]:
-    z = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return mixed
 
 
 def _aside(active: NDArray[np.bool_], relations: Relations) -> Ids:
@@ -240,9 +234,10 @@ def _place_pairs(out: Decomposition, colour: Ids, pairs: list[tuple[int, list[Li
             return
         waiting = rest
     at = np.flatnonzero(out.unit >= 0)
-    places = np.stack([out.unit[at], out.member[at], out.slot[at]], axis=1)
-    _, inverse, counts = np.unique(places, axis=0, return_inverse=True, return_counts=True)
-    twice = set(at[counts[inverse] > 1].tolist())
+    order = at[np.lexsort((out.slot[at], out.member[at], out.unit[at]))]
+    places = np.stack([out.unit[order], out.member[order], out.slot[order]])
+    same = (places[:, 1:] == places[:, :-1]).all(0)
+    twice = set(order[np.append(same, False) | np.append(False, same)].tolist())
     holders = {parent for element, above in pairs if element in twice for parent, _ in above}
     out.lost = np.array(sorted(holders or twice), dtype=np.int64)
 
@@ -274,38 +269,56 @@ def broken(found: Decomposition, relations: Relations, seed: int = 0) -> list[in
     """
     generator = np.random.default_rng(seed)
     free = [u for u, unit in enumerate(found.units) if not unit.factors]
+    if not free:
+        return []
+    trial = _Trial(found, relations)
     for _ in range(DRAWS):
         chosen = [u for u in free if generator.random() < 0.5]
-        if not _keeps(found, relations, chosen, generator):
-            return [u for u in free if not _keeps(found, relations, [u], generator)] or free
+        if not trial.keeps(chosen, generator):
+            return [u for u in free if not trial.keeps([u], generator)] or free
     return []
 
 
-def _keeps(found: Decomposition, relations: Relations, moving: list[int], generator: np.random.Generator) -> bool:
-    orders = _orders(found.units, set(moving), generator)
-    if orders is None:
-        return False
-    n = len(found.unit)
-    offsets = np.cumsum([0, *(unit.size for unit in found.units)])
-    at = np.flatnonzero(found.unit >= 0)
-    width = int(found.slot.max(initial=0)) + 1
-    keys = (offsets[found.unit[at]] + found.member[at]) * width + found.slot[at]
-    moved = np.concatenate([*orders, np.zeros(0, np.int64)])
-    wanted = (offsets[found.unit[at]] + moved[offsets[found.unit[at]] + found.member[at]]) * width + found.slot[at]
-    order = np.argsort(keys)
-    where = np.minimum(np.searchsorted(keys[order], wanted), max(len(at) - 1, 0))
-    if len(at) and (keys[order][where] != wanted).any():
-        return False
-    image = np.arange(n)
-    image[at] = at[order][where]
-    return _digest(relations, np.arange(n)) == _digest(relations, image)
+class _Trial:
+    """Carries out movements of units on the relations; what does not move is not looked at again."""
 
+    def __init__(self, found: Decomposition, relations: Relations) -> None:
+        self.units, self.relations = found.units, relations
+        self.starts = np.cumsum([0, *(unit.size for unit in found.units)])
+        at = np.flatnonzero(found.unit >= 0)
+        seats = self.starts[found.unit[at]] + found.member[at]  # members counted over all units
+        keys = found.slot[at] * self.starts[-1] + seats
+        order = np.argsort(keys)
+        self.at, self.seats, self.keys = at[order], seats[order], keys[order]
+        self.hashes = mix(np.arange(len(found.unit)))
+        self.kinds = mix(relations.key)
+        self.before = self._hashed(relations.child, relations.parent, self.kinds)
 
-def _digest(relations: Relations, image: Ids) -> int:
-    """A hash of the set of relations between the images."""
-    ends = _mixed(image[relations.child]) * np.uint64(3) + _mixed(image[relations.parent]) * np.uint64(5)
-    hashed = _mixed((ends + _mixed(relations.key)).view(np.int64))
-    return int(hashed.sum(dtype=np.uint64))
+    def keeps(self, moving: list[int], generator: np.random.Generator) -> bool:
+        """Whether a random movement of these units maps the set of relations onto itself."""
+        orders = _orders(self.units, set(moving), generator)
+        if orders is None:
+            return False
+        seats = np.concatenate([order + start for order, start in zip(orders, self.starts, strict=False)])
+        shift = seats[self.seats] - self.seats
+        here = np.flatnonzero(shift)
+        wanted = self.keys[here] + shift[here]
+        there = np.clip(here + shift[here], 0, len(self.keys) - 1)  # right where every member has this piece
+        astray = self.keys[there] != wanted
+        if astray.any():
+            there[astray] = np.minimum(np.searchsorted(self.keys, wanted[astray]), len(self.keys) - 1)
+            if (self.keys[there] != wanted).any():
+                return False
+        image = np.arange(len(self.hashes))
+        image[self.at[here]] = self.at[there]
+        child, parent = image[self.relations.child], image[self.relations.parent]
+        other = (child != self.relations.child) | (parent != self.relations.parent)
+        after = self._hashed(child[other], parent[other], self.kinds[other])
+        return int(after.sum(dtype=np.uint64)) == int(self.before[other].sum(dtype=np.uint64))
+
+    def _hashed(self, child: Ids, parent: Ids, kinds: Colours) -> Colours:
+        ends = self.hashes[child] * np.uint64(3) + self.hashes[parent] * np.uint64(5)
+        return mix((ends + kinds).view(np.int64))
 
 
 def _orders(units: list[Unit], moving: set[int], generator: np.random.Generator) -> list[Ids] | None:
@@ -314,11 +327,10 @@ def _orders(units: list[Unit], moving: set[int], generator: np.random.Generator)
     for number, unit in enumerate(units):
         if unit.factors:
             image = np.stack([orders[f][unit.table[:, i]] for i, f in enumerate(unit.factors)], axis=1)
-            lookup = {tuple(row): m for m, row in enumerate(unit.table.tolist())}
-            found = [lookup.get(tuple(row), -1) for row in image.tolist()]
-            if min(found, default=0) < 0:
+            found = _rows([units[f].size for f in unit.factors], unit.table, image)
+            if found is None:
                 return None
-            orders.append(np.array(found, dtype=np.int64))
+            orders.append(found)
             continue
         width = unit.size // unit.cells
         inner = np.tile(np.arange(width), (unit.cells, 1))
@@ -329,3 +341,13 @@ def _orders(units: list[Unit], moving: set[int], generator: np.random.Generator)
         outer = np.arange(unit.cells) if unit.parent is None else orders[unit.parent]
         orders.append((outer[:, None] * width + inner).ravel().astype(np.int64))
     return orders
+
+
+def _rows(sizes: list[int], table: Ids, wanted: Ids) -> Ids | None:
+    """Where each row of ``wanted`` is in ``table``, whose rows are sorted; None where one is not or is not told."""
+    if math.prod(sizes) >= 2**62:
+        return None
+    radix = np.cumprod([1, *sizes[:0:-1]])[::-1]
+    keys, codes = table @ radix, wanted @ radix
+    found = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
+    return found.astype(np.int64) if np.array_equal(keys[found], codes) else None

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from converters.trace.decompose import Decomposition, Relations, Unit, broken, decompose
 from converters.trace.labels import Ids
-from converters.trace.tables import Colours, both, classes_of, distinct, mix
+from converters.trace.tables import Colours, as_met, both, classes_of, distinct, mix
 
 __all__ = ["Family", "Solution", "Solver"]
 
@@ -39,7 +39,7 @@ class Family:
 class Solution:
     """Per element: ``unit``, ``member``, ``slot``; if fixed ``family``, ``value``; ``identity`` is equal for equals.
 
-    ``raw`` tells apart the occurrences of one element on one axis.
+    ``raw`` tells apart the occurrences of one element on one axis, ``sizes`` are those of the units.
     """
 
     identity: Ids
@@ -50,6 +50,7 @@ class Solution:
     value: Ids
     raw: Colours
     units: tuple[Unit, ...]
+    sizes: Ids
 
 
 class Solver:
@@ -185,12 +186,14 @@ class Solver:
 
     def _repeated(self, root: Ids) -> Colours:
         """Tell apart the copies of elements that lie twice on one axis, or freeze them; the colours that do it."""
-        raw = np.zeros(self.count, np.uint64)
+        raw, last = np.zeros(self.count, np.uint64), np.zeros(self.count, np.int64)
         for ids, family in self._repeats:
-            _, inverse, counts = np.unique(root[ids], return_inverse=True, return_counts=True)
-            twice = counts[inverse] > 1
-            if not twice.any():
+            here, positions = root[ids], np.arange(len(ids))
+            last[here] = positions
+            if np.array_equal(last[here], positions):
                 continue
+            _, inverse, counts = np.unique(here, return_inverse=True, return_counts=True)
+            twice = counts[inverse] > 1
             if not raw.any():
                 raw = self._raw_colours()
             pairs = np.unique(np.stack([root[ids].astype(np.uint64), raw[ids]], axis=1), axis=0)
@@ -206,11 +209,8 @@ class Solver:
     @staticmethod
     def _classes(root: Ids, colour: Colours) -> tuple[Ids, Ids]:
         """The roots, and their colours as small integers in the order of first occurrence."""
-        heads = np.unique(root)
-        _, first, inverse = np.unique(colour[heads], return_index=True, return_inverse=True)
-        rank = np.empty(len(first), np.int64)
-        rank[np.argsort(first)] = np.arange(len(first))
-        return heads, rank[inverse]
+        heads = np.flatnonzero(root == np.arange(len(root)))  # a root is the first of its elements
+        return heads, as_met(colour[heads])
 
     def _compact(self, root: Ids, heads: Ids) -> Relations:
         """The relations between roots, which are numbered ``0..len(heads)-1``."""
@@ -242,8 +242,8 @@ class Solver:
             b = np.concatenate(right) if right else np.zeros(0, np.int64)
             graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.count, self.count))
             components = connected_components(graph, directed=False)[1]
-            first = np.full(int(components.max(initial=-1)) + 1, self.count, dtype=np.int64)
-            np.minimum.at(first, components, np.arange(self.count))
+            first = np.empty(int(components.max(initial=-1)) + 1, np.int64)
+            first[components[::-1]] = np.arange(self.count)[::-1]
             root: Ids = first[components]
             pairs = list(self._implied(root))
             if not pairs:
@@ -337,7 +337,8 @@ class Solver:
         n = self.count
         unit, member, slot = (np.full(n, -1, np.int64) for _ in range(3))
         still = found.unit < 0
-        units = [*found.units, *(Unit(1) for _ in range(int(still.sum())))]
+        units = (*found.units, *[Unit(1)] * int(still.sum()))
+        sizes = np.append([spec.size for spec in found.units], np.ones(int(still.sum()))).astype(np.int64)
         unit[heads] = np.where(still, len(found.units) + np.cumsum(still) - 1, found.unit)
         member[heads], slot[heads] = np.where(still, 0, found.member), np.where(still, 0, found.slot)
         family, value = np.full(n, -1, np.int64), np.zeros(n, np.int64)
@@ -352,9 +353,9 @@ class Solver:
         family[root[ids[best]]], value[root[ids[best]]] = families[best], values[best]
         self._inherit(root, family, value)
         fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
-        fixed &= np.array([u.size for u in units])[unit] == 1 if units else False
+        fixed &= sizes[unit] == 1
         identity = np.where(fixed, n + family * (1 << 32) + value, root)[root]
-        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], raw, tuple(units))
+        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], raw, units, sizes)
 
     def _inherit(self, root: Ids, family: Ids, value: Ids) -> None:
         """Pieces of fixed elements are fixed for the same cause."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converters.trace.labels import Ids
 
-__all__ = ["Colours", "both", "classes_of", "distinct", "mix"]
+__all__ = ["Colours", "as_met", "both", "classes_of", "distinct", "mix"]
 
 Colours = NDArray[np.uint64]
 
@@ -56,3 +56,22 @@ def classes_of(colours: Colours) -> int:
     """How many different colours there are."""
     ranked = np.sort(colours)
     return int((ranked[1:] != ranked[:-1]).sum()) + 1 if len(ranked) else 0
+
+
+def as_met(values: NDArray[Any]) -> Ids:
+    """Small integers in place of values, numbered in the order of first occurrence.
+
+    >>> as_met(np.array([7, 7, 3, 9, 3])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    if not len(values):
+        return np.zeros(0, np.int64)
+    order = np.argsort(values)
+    ranked = values[order]
+    new = np.append(True, ranked[1:] != ranked[:-1])
+    first = np.minimum.reduceat(order, np.flatnonzero(new))
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    out = np.empty(len(values), np.int64)
+    out[order] = rank[np.cumsum(new) - 1]
+    return out
