@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,7 +107,8 @@ class Op:
     @cached_property
     def _refs(self) -> tuple[int, ...]:
         found: list[int] = []
-        map_leaves((self.args, self.kwargs), lambda leaf: found.append(leaf.index) if isinstance(leaf, Ref) else None)
+        _collect(self.args, found)
+        _collect(self.kwargs, found)
         return tuple(found)
 
 
@@ -188,6 +189,14 @@ def _guard(data: list[Any]) -> Constant | tuple[int | Size, ...]:
         return Constant(data[0], tuple(data[1]), data[2])
     shape: tuple[int | Size, ...] = decode(data)
     return shape
+
+
+def _collect(items: Iterable[Any], found: list[int]) -> None:
+    for item in items:
+        if isinstance(item, Ref):
+            found.append(item.index)
+        elif isinstance(item, (tuple, list)):
+            _collect(item, found)
 
 
 def map_leaves(tree: Any, function: Callable[[Any], Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from converters.errors import StructureMismatch
-from converters.trace.recorder import named_tensors
+from converters.trace.record import named_tensors
 
 __all__ = ["renamed"]
 

@@ -237,7 +237,7 @@ def _place_pairs(out: Decomposition, colour: Ids, pairs: list[tuple[int, list[Li
     order = at[np.lexsort((out.slot[at], out.member[at], out.unit[at]))]
     places = np.stack([out.unit[order], out.member[order], out.slot[order]])
     same = (places[:, 1:] == places[:, :-1]).all(0)
-    twice = set(order[np.append(same, False) | np.append(False, same)].tolist())
+    twice = {*order[1:][same].tolist(), *order[:-1][same].tolist()}
     holders = {parent for element, above in pairs if element in twice for parent, _ in above}
     out.lost = np.array(sorted(holders or twice), dtype=np.int64)
 

@@ -107,14 +107,16 @@ class _Fit:
     def op(self, a: Op, b: Op) -> Op:
         if a.target != b.target or a.outputs != b.outputs:
             raise _Different
+        if a.args == b.args and a.kwargs == b.kwargs:
+            return a
         kwargs = tuple((k, self.tree(v, w)) for (k, v), (_, w) in zip(a.kwargs, b.kwargs, strict=True))
         return Op(a.target, self.tree(a.args, b.args), kwargs, a.outputs, a.scope)
 
     def tree(self, a: Any, b: Any) -> Any:
-        if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
-            return tuple(self.tree(x, y) for x, y in zip(a, b, strict=True))
         if a == b:
             return a
+        if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+            return tuple([self.tree(x, y) for x, y in zip(a, b, strict=True)])
         if type(a) is not int or type(b) is not int:
             raise _Different
         coefficient, rest = divmod(b - a, self.other - self.batch) if self.other != self.batch else (0, 1)

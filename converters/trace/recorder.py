@@ -1,26 +1,25 @@
-"""Runs a network once and writes down every ATen operation: no symbols, no source code, no rewriting."""
+"""Writes down every ATen operation of a forward pass: no symbols, no source code, no rewriting."""
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.errors import ExampleInputError
-from converters.program import Op, Ref, Symbol, map_leaves
-from converters.trace.stand_ins import call, is_weightless, stand_ins
-from converters.trace.watch import Watch, plain_functions, quiet
+from converters.program import Op, Ref, Symbol
+from converters.trace.shortcuts import SHORTCUTS, Zeros, reads_values, selects
+from converters.trace.stand_ins import call
 from converters.trace.writes import Writes, follow
 
-__all__ = ["Recording", "named_tensors", "record"]
+__all__ = ["READ", "Recorder", "Recording", "StridesMatter", "ValuesMatter"]
 
 MAX_CONSTANT = 2**22
 MAX_GUARD = 2**12
@@ -85,20 +84,27 @@ class Recording:
         return len(self.shapes) - 1
 
 
-class _StridesMatter(Exception):
+class StridesMatter(Exception):
     """An operation reads memory by its strides, so that copies count."""
 
 
-class _Recorder(TorchDispatchMode):
+class ValuesMatter(Exception):
+    """What the network does depends on values that were not computed."""
+
+
+class Recorder(TorchDispatchMode):
     """Sees every operation below autograd and functionalisation, hence never an in-place one.
 
     Nothing is written in place, so a copy is the tensor copied: with ``fold`` it gets no number of its own. Whether
-    torch copies before a reshape depends on the batch size, and the program must not.
+    torch copies before a reshape depends on the batch size, and the program must not. With ``lazy`` costly results are
+    zeros, until somebody asks for a value that depends on one.
     """
 
-    def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str], fold: bool) -> None:
+    def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str], fold: bool, lazy: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recording, self.dtype, self.scope, self.fold = recording, dtype, scope, fold
+        self.recording, self.dtype, self.scope, self.fold, self.lazy = recording, dtype, scope, fold, lazy
+        self.zeros, self.made_up = Zeros(), set[int]()
+        self.doubtful = False
         self.known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.writes = Writes()
         self.reading = ""
@@ -132,7 +138,8 @@ class _Recorder(TorchDispatchMode):
             return func(*args)
         if self.reading or func is torch.ops.aten._local_scalar_dense.default:
             self._read(args[0])
-        out = call(func, args, kwargs)
+        shortcut = self._shortcut(func, args, kwargs) if self.lazy else None
+        out = call(func, args, kwargs) if shortcut is None else shortcut
         if self.reading:
             self.seen = out
             return out
@@ -147,7 +154,7 @@ class _Recorder(TorchDispatchMode):
             if func in COPIES:
                 return self._alias(out, args[0])
             if func in STRIDED:
-                raise _StridesMatter
+                raise StridesMatter
             if func is torch.ops.aten._unsafe_view.default:
                 func = torch.ops.aten.view.default
         if func in SHAPED:
@@ -157,11 +164,33 @@ class _Recorder(TorchDispatchMode):
         results = out if isinstance(out, (tuple, list)) else (out,)
         outputs = tuple(self.register(item) if isinstance(item, Tensor) else None for item in results)
         self._append(Op(str(func), encoded, named, outputs, self.scope[-1]), results)
-        if self.ragged.intersection(self.recording.ops[-1].refs()) or _selects(func, args):
+        if self.ragged.intersection(self.recording.ops[-1].refs()) or selects(func, args):
             self.ragged.update(i for i in outputs if i is not None and i not in self.recording.values)
+        if shortcut is not None:
+            self.made_up.update(index for index in outputs if index is not None)
         if written and isinstance(args[0], Tensor):
             self.writes.add(self.known[id(args[0])][1], args[0], str(func))
         return out
+
+    def _shortcut(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Zeros in place of what a costly operation computes; None for all others, and where it is a constant."""
+        if self.made_up and reads_values(func, args):
+            leaves = pytree.tree_leaves((args, kwargs))
+            if not self.made_up.isdisjoint(self.find(leaf) for leaf in leaves if isinstance(leaf, Tensor)):
+                self._doubt()
+        if func._schema.is_mutable and any(self.zeros.hold(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
+            self._doubt()
+        make = SHORTCUTS.get(func)
+        if make is None:
+            return None
+        known = (self.recording.values, self.recording.constants)
+        if all(any(self.find(x) in table for table in known) for x in args if isinstance(x, Tensor)):
+            return None
+        return make(self.zeros, *args, **kwargs)
+
+    def _doubt(self) -> None:
+        self.doubtful = True  # the network may catch the exception
+        raise ValuesMatter
 
     def _append(self, op: Op, results: Sequence[Any]) -> None:
         if self._is_constant(op):
@@ -169,6 +198,8 @@ class _Recorder(TorchDispatchMode):
                 if index is not None and item.numel() * item.element_size() <= MAX_CONSTANT:
                     self.recording.values[index] = item.detach().clone(memory_format=torch.contiguous_format)
         self.recording.ops.append(op)
+        if self.made_up and not self.made_up.isdisjoint(op.refs()):
+            self.made_up.update(index for index in op.outputs if index is not None)
 
     def _alias(self, out: Tensor, source: Tensor) -> Tensor:
         """``out`` is ``source`` under another identity."""
@@ -184,6 +215,8 @@ class _Recorder(TorchDispatchMode):
     def _read(self, tensor: Tensor) -> None:
         """A value or a shape that depends on values goes to Python: remembered, unless it is a constant."""
         index = self.find(tensor)
+        if self.reading != "shape" and index in self.made_up:
+            self._doubt()
         if self.reading == "shape":
             if index in self.ragged:
                 self.recording.guards.append((index, None, self.scope[-1] or "forward"))
@@ -252,137 +285,8 @@ class _Recorder(TorchDispatchMode):
         raise ExampleInputError(f"an operation takes a {type(leaf).__name__}, which cannot be recorded")
 
 
-def _selects(func: Any, args: Any) -> bool:
-    """Whether the shape of the result depends on values."""
-    if func is torch.ops.aten.index.Tensor:
-        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-    return torch.Tag.dynamic_output_shape in func.tags or (func.namespace == "torchvision" and "nms" in func.name())
-
-
 def _restrides(before: Tensor, after: Tensor) -> bool:
     """Whether only the strides of axes of length one changed."""
     sizes = zip(before.shape, before.stride(), after.shape, after.stride(), strict=False)
     same = before.shape == after.shape and before.storage_offset() == after.storage_offset()
     return same and all(a == b for n, a, _, b in sizes if n > 1)
-
-
-def named_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
-    """The state_dict's tensors by name, names tied to an earlier name, and which are buffers."""
-    state = dict(model.state_dict(keep_vars=True))
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    first: dict[int, str] = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise ExampleInputError(f"{name} in the state_dict is a {type(tensor).__name__}, not a tensor")
-        if id(tensor) in first:
-            aliases[name] = first[id(tensor)]
-        first.setdefault(id(tensor), name)
-    return state, aliases, {name for name in state if name not in parameters}
-
-
-def record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype, *, weights: bool = True
-) -> Recording:
-    """One forward pass as a :class:`Recording`.
-
-    Args:
-        model, args, kwargs: what runs on what.
-        dtype: the one that follows the weights'.
-        weights: False runs without them, in shapes alone; so do parameters on the meta device.
-
-    Raises:
-        ExampleInputError: the network does not run on these inputs; torch's own error is the cause.
-    """
-    state, aliases, _ = named_tensors(model)
-    if weights and not is_weightless(model):
-        return _twice(model, args, kwargs, dtype, state, aliases)
-    with stand_ins(model, state, not weights) as replaced:
-        return _twice(model, args, kwargs, dtype, replaced, aliases)
-
-
-def _twice(
-    model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype, state: Mapping[str, Tensor], aliases: Any
-) -> Recording:
-    """Without copies, or where strides matter with them."""
-    try:
-        return _record(model, args, kwargs, dtype, state, aliases, fold=True)
-    except _StridesMatter:
-        return _record(model, args, kwargs, dtype, state, aliases, fold=False)
-
-
-def _record(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    dtype: torch.dtype,
-    state: Mapping[str, Tensor],
-    aliases: Mapping[str, str],
-    *,
-    fold: bool,
-) -> Recording:
-    recording, scope = Recording(), [""]
-    recorder = _Recorder(recording, dtype, scope, fold)
-    for name, tensor in state.items():
-        if name not in aliases:
-            recording.named[name] = recorder.register(tensor)
-    recording.scopes = {name: type(module).__name__ for name, module in model.named_modules()}
-    inputs: list[Tensor] = []
-    leaves, spec = pytree.tree_flatten_with_path(({str(i): a for i, a in enumerate(args)}, dict(kwargs)))
-    positions = []
-    for path, leaf in leaves:
-        if isinstance(leaf, Tensor):
-            recording.inputs.append((_place(path), recorder.register(leaf)))
-            inputs.append(leaf)
-        positions.append(isinstance(leaf, Tensor))
-
-    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        queue = iter(tensors)
-        full = [next(queue) if use else leaf for use, (_, leaf) in zip(positions, leaves, strict=True)]
-        given, named = pytree.tree_unflatten(full, spec)
-        out = _plain(model(*given.values(), **named))
-        found: list[Tensor] = []
-        shape.append(map_leaves(out, lambda leaf: _collect(leaf, found)))
-        return tuple(found)
-
-    shape: list[Any] = []
-    with quiet(model, scope):
-        try:
-            with plain_functions(), recorder, Watch(recorder):
-                results = torch.func.functionalize(run, remove="mutations")(*inputs)
-        except (ExampleInputError, _StridesMatter):
-            raise
-        except Exception as error:
-            raise ExampleInputError(
-                f"{type(model).__name__} does not run on the example inputs "
-                f"({', '.join(str(list(t.shape)) for t in inputs)}), in {scope[-1] or 'its forward'}: {error}\n"
-                "Pass example_inputs that the network accepts: a tensor, a tuple, or a dict of keyword arguments."
-            ) from error
-    recording.outputs = map_leaves(
-        shape[-1], lambda leaf: Ref(recorder.find(results[leaf])) if leaf is not None else None
-    )
-    return recording
-
-
-def _place(path: Any) -> tuple[int | str, ...]:
-    """Where a tensor stands in the call: argument number or keyword, then the way inside it."""
-    keys: list[Any] = [getattr(step, "key", getattr(step, "idx", None)) for step in path]
-    return tuple(int(k) if i == 0 and keys[0] == 0 else k for i, k in enumerate(keys[1:]))
-
-
-def _plain(out: Any) -> Any:
-    """Outputs as nested tuples and dictionaries."""
-    if dataclasses.is_dataclass(out) and not isinstance(out, type):
-        return {f.name: _plain(getattr(out, f.name)) for f in dataclasses.fields(out)}
-    if isinstance(out, Mapping):
-        return {str(key): _plain(value) for key, value in out.items()}
-    if isinstance(out, (tuple, list)):
-        return tuple(_plain(item) for item in out)
-    return out
-
-
-def _collect(leaf: Any, found: list[Tensor]) -> int | None:
-    if not isinstance(leaf, Tensor):
-        return None
-    found.append(leaf)
-    return len(found) - 1

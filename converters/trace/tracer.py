@@ -16,7 +16,8 @@ from converters.trace.assemble import assemble
 from converters.trace.cache import program_key, recent
 from converters.trace.fit import same_path, with_free_batch
 from converters.trace.propagate import Rule, propagate
-from converters.trace.recorder import Recording, named_tensors, record
+from converters.trace.record import named_tensors, record
+from converters.trace.recorder import Recording
 from converters.trace.rules import DEFAULT_RULES
 
 __all__ = ["trace"]
