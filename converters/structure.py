@@ -38,7 +38,9 @@ class IndexArray:
         """Compress an array."""
         runs: list[tuple[int, int, int]] = []
         values = np.asarray(values, dtype=np.int64)
-        steps = np.diff(values)
+        steps = values[1:] - values[:-1]
+        if len(values) and (not len(steps) or (steps == steps[0]).all()):
+            return cls(((int(values[0]), int(steps[0]) if len(steps) else 0, len(values)),))
         turns = np.append(np.flatnonzero(np.diff(steps)) + 1, len(steps))
         start = 0
         while start < len(values):

@@ -28,18 +28,21 @@ class _Groups:
         self._of_unit: dict[int, int] = {}
         self._of_family: dict[int, int] = {}
         self._members: dict[int, tuple[Ids, Ids]] = {}
-        self._axes: dict[tuple[int, int, tuple[int, ...]], tuple[Ids, Axis]] = {}
+        self._axes: dict[tuple[bytes, bytes], Axis] = {}
         self._count: dict[str, int] = {}
         self._taken: set[str] = set()
-        self._kinds = np.array([family.kind for family in context.solver.families] + ["none"])
-        self._sizes = solution.sizes
+        kinds = np.array([family.kind for family in context.solver.families] + ["none"])
+        self._unfixed, self._kernel = np.isin(kinds, ["none", "mark"]), kinds == "kernel"
+        self._copied = bool(solution.raw.any())
 
     def axis(self, ids: Ids, name: str, role: str = "hidden") -> Axis:
         """The axis whose positions are these elements (-1: none); ``role`` of a single neuron met first here."""
-        key = (ids.__array_interface__["data"][0], len(ids), ids.strides)
+        s = self.solution
+        occurrences = s.raw[ids].tobytes() if self._copied else b""
+        key = np.where(ids < 0, -1, s.root[ids]).tobytes(), occurrences
         if key not in self._axes:
-            self._axes[key] = (ids, self._axis(ids, name, role))
-        return self._axes[key][1]
+            self._axes[key] = self._axis(ids, name, role)
+        return self._axes[key]
 
     def _axis(self, ids: Ids, name: str, role: str) -> Axis:
         n = len(ids)
@@ -49,13 +52,12 @@ class _Groups:
             return Axis.of(group, member, slot)
         s, here = self.solution, ids[known]
         units, families = s.unit[here], s.family[here]
-        kinds = self._kinds[families]
-        hidden = (self._sizes[units] > 1) | np.isin(kinds, ["none", "mark"])
+        hidden = (s.sizes[units] > 1) | self._unfixed[families]
         for unit in dict.fromkeys(units[hidden].tolist()):
             at = known[hidden & (units == unit)]
             group[at], member[at] = self._unit(unit, name, role), s.member[ids[at]]
             slot[at] = _slots(member[at], s.slot[ids[at]], s.raw[ids[at]])
-        fixed = ~hidden & (kinds != "kernel")
+        fixed = ~hidden & ~self._kernel[families]
         for family in dict.fromkeys(families[fixed].tolist()):
             at = known[fixed & (families == family)]
             group[at], member[at] = self._family(family, s.value[ids[at]], name)
@@ -81,8 +83,10 @@ class _Groups:
             self._members[family] = np.zeros(0, np.int64), np.zeros(0, np.int64)
             self.groups.append(Group(self._free(name), 0, spec.kind, None, 1, spec.reason))
         known, numbers = self._members[family]
-        new = np.setdiff1d(values, known)
+        found = np.searchsorted(known, values)
+        new = values[known[np.minimum(found, len(known) - 1)] != values] if len(known) else values
         if len(new):
+            new = np.unique(new)
             known, numbers = np.append(known, new), np.append(numbers, np.arange(len(known), len(known) + len(new)))
             order = np.argsort(known, kind="stable")
             known, numbers = known[order], numbers[order]
@@ -114,6 +118,8 @@ def _slots(member: Ids, slot: Ids, raw: NDArray[np.uint64]) -> Ids:
 
 def _occurrence(values: Ids) -> Ids:
     """How often each value came before, position by position."""
+    if (values[1:] > values[:-1]).all():
+        return np.zeros(len(values), np.int64)
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))

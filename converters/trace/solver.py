@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -39,7 +40,7 @@ class Family:
 class Solution:
     """Per element: ``unit``, ``member``, ``slot``; if fixed ``family``, ``value``; ``identity`` is equal for equals.
 
-    ``raw`` tells apart the occurrences of one element on one axis, ``sizes`` are those of the units.
+    ``root`` is equal for united elements, ``raw`` tells apart the occurrences of one on one axis; ``sizes`` are the units'.
     """
 
     identity: Ids
@@ -49,6 +50,7 @@ class Solution:
     family: Ids
     value: Ids
     raw: Colours
+    root: Ids
     units: tuple[Unit, ...]
     sizes: Ids
 
@@ -187,19 +189,20 @@ class Solver:
     def _repeated(self, root: Ids) -> Colours:
         """Tell apart the copies of elements that lie twice on one axis, or freeze them; the colours that do it."""
         raw, last = np.zeros(self.count, np.uint64), np.zeros(self.count, np.int64)
+        kinds: Ids | None = None
+        twice_in: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
         for ids, family in self._repeats:
-            here, positions = root[ids], np.arange(len(ids))
-            last[here] = positions
-            if np.array_equal(last[here], positions):
+            key = ids.__array_interface__["data"][0], len(ids)
+            if key not in twice_in:
+                twice_in[key] = _twice(root[ids], last)
+            twice = twice_in[key]
+            if twice is None:
                 continue
-            _, inverse, counts = np.unique(here, return_inverse=True, return_counts=True)
-            twice = counts[inverse] > 1
-            if not raw.any():
+            if kinds is None:
                 raw = self._raw_colours()
-            pairs = np.unique(np.stack([root[ids].astype(np.uint64), raw[ids]], axis=1), axis=0)
-            if len(pairs) == len(ids):
-                kinds = np.unique(raw[ids], return_inverse=True)[1]
-                self.label(ids, kinds.astype(np.int64), self.family("mark", "copies", "which copies it has"))
+                kinds = np.unique(raw, return_inverse=True)[1].astype(np.int64)
+            if _twice(root[ids[twice]] * (int(kinds.max()) + 1) + kinds[ids[twice]]) is None:
+                self.label(ids, kinds[ids], self.family("mark", "copies", "which copies it has"))
                 self._copies.append((root[ids], family))
             else:
                 self.label(ids[twice], np.arange(twice.sum()), family)
@@ -355,7 +358,7 @@ class Solver:
         fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
         fixed &= sizes[unit] == 1
         identity = np.where(fixed, n + family * (1 << 32) + value, root)[root]
-        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], raw, units, sizes)
+        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], raw, root, units, sizes)
 
     def _inherit(self, root: Ids, family: Ids, value: Ids) -> None:
         """Pieces of fixed elements are fixed for the same cause."""
@@ -374,3 +377,21 @@ class Solver:
                 kinds.append(old.kind)
             family[c] = derived[int(family[p])]
             value[c] = count[int(family[c])] = count.get(int(family[c]), -1) + 1
+
+
+def _twice(values: Ids, last: Ids | None = None) -> NDArray[np.bool_] | None:
+    """Which of these integers occur more than once; None where none does.
+
+    Args:
+        last: scratch space, as long as the largest integer; without it they are sorted.
+    """
+    if last is not None:
+        positions = np.arange(len(values))
+        last[values] = positions
+        if np.array_equal(last[values], positions):
+            return None
+    order = np.argsort(values)
+    same = values[order[1:]] == values[order[:-1]]
+    twice = np.zeros(len(values), bool)
+    twice[order[1:][same]] = twice[order[:-1][same]] = True
+    return twice if same.any() else None
