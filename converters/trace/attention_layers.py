@@ -12,6 +12,7 @@ from converters.trace.kinds import ELEMENTWISE, VIEWS, causal, signature
 from converters.trace.labels import Ids
 from converters.trace.matching import equal_pairs
 from converters.trace.parameter_layers import ParameterLayers
+from converters.trace.tables import distinct
 
 __all__ = ["PRODUCTS", "AttentionLayers"]
 
@@ -186,10 +187,8 @@ class AttentionLayers(ParameterLayers):
             return table[:, 0]
         child, parent = self.context.solver.relation_pairs()
         pairs = equal_pairs(self._root(table.ravel()), self._root(child))
-        found = np.unique(np.stack([pairs[:, 0], self._root(parent[pairs[:, 1]])], axis=1), axis=0)
-        shared, counts = np.unique(
-            np.stack([found[:, 0] // table.shape[1], found[:, 1]], axis=1), axis=0, return_counts=True
-        )
+        part, whole = distinct(pairs[:, 0], self._root(parent[pairs[:, 1]]))
+        shared, counts = np.unique(np.stack([part // table.shape[1], whole], axis=1), axis=0, return_counts=True)
         shared = shared[counts == table.shape[1]]
         if len(shared) == len(np.unique(shared[:, 1])) == heads and np.array_equal(shared[:, 0], np.arange(heads)):
             roots = self._root(parent)
@@ -209,8 +208,7 @@ class AttentionLayers(ParameterLayers):
         copies = max(heads // len(table), 1)
         rows = found[:, 1] // table.shape[1] * copies
         pairs = np.stack([np.repeat(found[:, 0], copies), (rows[:, None] + np.arange(copies)).ravel()], axis=1)
-        unique: Ids = np.unique(pairs, axis=0)
-        return unique[np.lexsort((unique[:, 0], unique[:, 1]))]
+        return np.stack(distinct(pairs[:, 1], pairs[:, 0])[::-1], axis=1)
 
     def _join_heads(self, index: int, layer: int, heads: int, head_layer: int, edge_type: str) -> None:
         """Join neurons with their heads (or heads with their neurons where ``layer`` comes after)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from converters.trace.labels import Ids, Labels
+from converters.trace.tables import distinct
 
 __all__ = ["equal_pairs", "flat_ids", "match"]
 
@@ -49,6 +50,5 @@ def match(a: Ids, b: Ids, child: Ids, parent: Ids) -> Ids:
         down = equal_pairs(a, child)
         inner = equal_pairs(parent[down[:, 1]], b)
         pairs = np.stack([down[inner[:, 0], 0], inner[:, 1]], axis=1)
-    pairs = np.unique(pairs, axis=0)
-    ordered: Ids = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
-    return ordered
+    by_target = distinct(pairs[:, 1], pairs[:, 0])
+    return np.stack(by_target[::-1], axis=1)

@@ -40,7 +40,8 @@ class Family:
 class Solution:
     """Per element: ``unit``, ``member``, ``slot``; if fixed ``family``, ``value``; ``identity`` is equal for equals.
 
-    ``root`` is equal for united elements, ``raw`` tells apart the occurrences of one on one axis; ``sizes`` are the units'.
+    ``root`` is equal for united elements, ``raw`` tells apart the occurrences of one on one axis; ``sizes`` are those
+    of the units.
     """
 
     identity: Ids
@@ -166,7 +167,7 @@ class Solver:
         """
         root = self._closure()
         raw = self._repeated(root)
-        self._kind = np.unique(raw if raw.any() else self._origin_colours(), return_inverse=True)[1].astype(np.int64)
+        self._kind = self._kinds_of_parents(raw if raw.any() else self._origin_colours())
         deadline = time.process_time() + seconds
         while True:
             colour = self._refine(root)
@@ -185,6 +186,15 @@ class Solver:
                 lost = np.unique(np.concatenate([relations.child, relations.parent]))
             self.applied.append(self.family("fixed", "the structure", UNPROVEN))
             self.freeze(heads[lost], self.applied[-1])
+
+    def _kinds_of_parents(self, colours: Colours) -> Ids:
+        """Colours as small integers, for elements that others belong to."""
+        is_parent = np.zeros(self.count, bool)
+        for _, parents, _ in self._members:
+            is_parent[parents] = True
+        kinds = np.zeros(self.count, np.int64)
+        kinds[is_parent] = np.unique(colours[is_parent], return_inverse=True)[1]
+        return kinds
 
     def _repeated(self, root: Ids) -> Colours:
         """Tell apart the copies of elements that lie twice on one axis, or freeze them; the colours that do it."""
@@ -358,7 +368,9 @@ class Solver:
         fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
         fixed &= sizes[unit] == 1
         identity = np.where(fixed, n + family * (1 << 32) + value, root)[root]
-        return Solution(identity, unit[root], member[root], slot[root], family[root], value[root], raw, root, units, sizes)
+        return Solution(
+            identity, unit[root], member[root], slot[root], family[root], value[root], raw, root, units, sizes
+        )
 
     def _inherit(self, root: Ids, family: Ids, value: Ids) -> None:
         """Pieces of fixed elements are fixed for the same cause."""
