@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from converters.trace.decompose import Decomposition, Relations, Unit, broken, decompose
 from converters.trace.labels import Ids
-from converters.trace.tables import Colours, as_met, both, classes_of, distinct, mix
+from converters.trace.tables import Colours, as_met, both, classes_of, distinct, mix, repeated
 
 __all__ = ["Family", "Solution", "Solver"]
 
@@ -204,14 +204,14 @@ class Solver:
         for ids, family in self._repeats:
             key = ids.__array_interface__["data"][0], len(ids)
             if key not in twice_in:
-                twice_in[key] = _twice(root[ids], last)
+                twice_in[key] = repeated(root[ids], last)
             twice = twice_in[key]
             if twice is None:
                 continue
             if kinds is None:
                 raw = self._raw_colours()
                 kinds = np.unique(raw, return_inverse=True)[1].astype(np.int64)
-            if _twice(root[ids[twice]] * (int(kinds.max()) + 1) + kinds[ids[twice]]) is None:
+            if repeated(root[ids[twice]] * (int(kinds.max()) + 1) + kinds[ids[twice]]) is None:
                 self.label(ids, kinds[ids], self.family("mark", "copies", "which copies it has"))
                 self._copies.append((root[ids], family))
             else:
@@ -389,21 +389,3 @@ class Solver:
                 kinds.append(old.kind)
             family[c] = derived[int(family[p])]
             value[c] = count[int(family[c])] = count.get(int(family[c]), -1) + 1
-
-
-def _twice(values: Ids, last: Ids | None = None) -> NDArray[np.bool_] | None:
-    """Which of these integers occur more than once; None where none does.
-
-    Args:
-        last: scratch space, as long as the largest integer; without it they are sorted.
-    """
-    if last is not None:
-        positions = np.arange(len(values))
-        last[values] = positions
-        if np.array_equal(last[values], positions):
-            return None
-    order = np.argsort(values)
-    same = values[order[1:]] == values[order[:-1]]
-    twice = np.zeros(len(values), bool)
-    twice[order[1:][same]] = twice[order[:-1][same]] = True
-    return twice if same.any() else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converters.trace.labels import Ids
 
-__all__ = ["Colours", "as_met", "both", "classes_of", "distinct", "mix"]
+__all__ = ["Colours", "as_met", "both", "classes_of", "distinct", "mix", "repeated"]
 
 Colours = NDArray[np.uint64]
 
@@ -75,3 +75,21 @@ def as_met(values: NDArray[Any]) -> Ids:
     out = np.empty(len(values), np.int64)
     out[order] = rank[np.cumsum(new) - 1]
     return out
+
+
+def repeated(values: Ids, last: Ids | None = None) -> NDArray[np.bool_] | None:
+    """Which of these integers occur more than once; None where none does.
+
+    Args:
+        last: scratch space, as long as the largest integer; without it they are sorted.
+    """
+    if last is not None:
+        positions = np.arange(len(values))
+        last[values] = positions
+        if np.array_equal(last[values], positions):
+            return None
+    order = np.argsort(values)
+    same = values[order[1:]] == values[order[:-1]]
+    twice = np.zeros(len(values), bool)
+    twice[order[1:][same]] = twice[order[:-1][same]] = True
+    return twice if same.any() else None
