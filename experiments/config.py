@@ -44,7 +44,7 @@ ROOT_KEYS = frozenset(
     }
 )
 SPLIT_KEYS = frozenset({"name", "by", "held_out", "share", "validation", "seed"})
-METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning"})
+METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning", "one_layout"})
 
 
 class ConfigError(ValueError):
@@ -124,11 +124,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the tables: its name, the settings it may try, and what each of them changes."""
+    """A row of the tables: its name, the settings it may try, and what each of them changes.
+
+    With ``one_layout`` it is left out where networks differ in their layout.
+    """
 
     name: str
     trials: tuple[Settings, ...]
     changes: tuple[dict[str, Any], ...]
+    one_layout: bool = False
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,7 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
             trials.append(Settings(merged["model"], optim, fit))
     if len(faults) > before:
         return None
-    return Method(name, tuple(trials), tuple(listed[:wanted]))
+    return Method(name, tuple(trials), tuple(listed[:wanted]), bool(values.get("one_layout", False)))
 
 
 def _merged(where: str, base: Any, changes: Any, faults: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from converters.layout import same_layout
 from experiments.config import CONFIG_DIR, ConfigError, Experiment, parse
 from experiments.display import Display
 from experiments.evaluation.bootstrap import Interval
+from experiments.evaluation.labels import method_label
 from experiments.evaluation.summary import Summary
 from experiments.evaluation.tables import Table, shown
 from experiments.files import write_json, write_text
@@ -67,6 +70,7 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
     test_zoo = None if experiment.test_zoo is None else get_zoo(experiment.test_zoo)
     if test_zoo is not None:
         console.print(f"tested on: {len(test_zoo.records)} networks, {test_zoo.path}")
+    experiment = _applicable(experiment, zoo, console)
     networks = Networks(_located(zoo), experiment.split, None if test_zoo is None else _located(test_zoo))
     jobs = [
         Job(
@@ -99,6 +103,21 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
     minutes = (time.monotonic() - started) / 60
     console.print(f"finished in {minutes:.1f} minutes; everything lies in {folder}")
     return summary
+
+
+def _applicable(experiment: Experiment, zoo: Zoo, console: Console) -> Experiment:
+    """Without the methods that cannot read this zoo, which are named."""
+    first, *others = zoo.structures.values()
+    if all(same_layout(first, other) for other in others):
+        return experiment
+    left = [method.name for method in experiment.methods if method.one_layout]
+    if not left:
+        return experiment
+    console.print(f"left out, as these networks differ in their layout: {', '.join(map(method_label, left))}")
+    kept = tuple(method for method in experiment.methods if not method.one_layout)
+    if not kept:
+        raise ConfigError(experiment.name, ["methods: none of them reads networks that differ in their layout"])
+    return replace(experiment, methods=kept)
 
 
 def _located(zoo: Zoo) -> tuple[str, str]:
