@@ -38,13 +38,14 @@ def command_faults(command: str) -> list[str]:
     return []
 
 
-def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = blocks(README, "python")
-    assert code, "the README shows no Python"
+@pytest.mark.parametrize("page", ["README.md", "docs/layers.md"])
+def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = blocks((ROOT / page).read_text(encoding="utf-8"), "python")
+    assert code, f"{page} shows no Python"
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "readme"}
+    namespace: dict[str, object] = {"__name__": "page"}
     for number, block in enumerate(code):
-        exec(compile(block, f"README.md block {number}", "exec"), namespace)
+        exec(compile(block, f"{page} block {number}", "exec"), namespace)
 
 
 def test_commands_exist() -> None:
