@@ -55,7 +55,7 @@ format: $(VENV)/.dev ## let ruff repair what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.base ## run every benchmark, one after the other
+bench: $(VENV)/.bench ## run every benchmark, one after the other
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) $$script; done
 
 docs: $(VENV)/.docs ## build the documentation (docs/_build/html), warnings are errors
@@ -83,7 +83,7 @@ $(VENV)/.base: $(ENVIRONMENT)
 	$(INSTALL) -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.dev $(VENV)/.docs $(VENV)/.ray: $(VENV)/.%: $(ENVIRONMENT)
+$(VENV)/.test $(VENV)/.dev $(VENV)/.docs $(VENV)/.ray $(VENV)/.bench: $(VENV)/.%: $(ENVIRONMENT)
 	$(INSTALL) -e '.[$(if $(filter ray,$*),test$(comma)ray,$*)]'
 	@touch $@
 
