@@ -8,7 +8,7 @@ Both forms give the same results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,6 +22,7 @@ from torch.nn import functional
 from converters import LAYER_ATTRIBUTES, NeuronGraph, NeuronGraphs, Structure
 from converters.layout import same_layout
 from converters.neuron_graph import topology
+from graphnets.links import Links
 
 __all__ = [
     "DESCRIPTION_WIDTH",
@@ -167,6 +168,7 @@ class Layered:
         ends = [(bundle.source, bundle.target) for bundle in self.bundles]
         self.incoming = [[i for i, (_, end) in enumerate(ends) if end == layer] for layer in range(self.layers)]
         self.outgoing = [[i for i, (start, _) in enumerate(ends) if start == layer] for layer in range(self.layers)]
+        self._links: dict[tuple[tuple[int, ...], bool], Links] = {}
 
     def _lay_out_mixed(self, batch: Networks, everyone: Sequence[Structure]) -> None:
         self.rows = 1
@@ -236,6 +238,14 @@ class Layered:
         self.degrees = [list(counts.unsqueeze(1).split(self.sizes)) for counts in found]
         self.fan_in = found[0][edge_index[1]]
 
+    def links(self, bundles: Iterable[int], reverse: bool) -> Links:
+        """What fused layers need of some bundles; made once."""
+        numbers = tuple(bundles)
+        if (numbers, reverse) not in self._links:
+            chosen = [self.bundles[number] for number in numbers]
+            self._links[numbers, reverse] = Links(chosen, self.sizes, self.rows, reverse)
+        return self._links[numbers, reverse]
+
     def nodes(self, values: Tensor) -> Tensor:
         """A node tensor of the batch ``[N, ...]`` as ``[rows, n, ...]``, layer after layer; see `split`."""
         if not self.dense:
@@ -253,8 +263,8 @@ class Layered:
         return values.view(self.rows, -1, *values.shape[1:])
 
     def split_edges(self, edges: Tensor) -> list[Tensor]:
-        """An edge tensor ``[rows, E, ...]`` as one per bundle."""
-        return list(edges.split([bundle.stop - bundle.start for bundle in self.bundles], dim=1))
+        """An edge tensor ``[rows, E, ...]`` as one per bundle, each contiguous with the networks inside."""
+        return [part.contiguous() for part in edges.split([b.stop - b.start for b in self.bundles], dim=1)]
 
     def edge_field(self, name: str) -> Tensor:
         """``edge_type`` or ``edge_layer`` ``[E]``, in the order of the bundles."""

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphnets.layered import Bundle
-from graphnets.message_passing.kernels import (
-    at_edges,
-    attention_scores,
-    edge_sum,
-    edge_top,
-    gated_sum,
-    head_edge_sum,
-    head_sum,
-    joint_scores,
-)
-from graphnets.message_passing.passing import PassingLayer
+from graphnets.links import Links
+from graphnets.message_passing.fused_attention import attend
+from graphnets.message_passing.kernels import gated_sum
+from graphnets.message_passing.passing import FusedLayer
 
 __all__ = ["NeuronAttention"]
 
 
-class NeuronAttention(PassingLayer):
+class NeuronAttention(FusedLayer):
     r"""Attention along edges whose features enter queries, keys and values (relational attention).
 
     The transformer of Diao & Loynd 2023 (arXiv:2210.05062) in the form that Kofinas et al. 2024 (arXiv:2403.12143)
@@ -116,77 +106,20 @@ class NeuronAttention(PassingLayer):
             f"update_edges={self.update_edges}, gates={self.gates}"
         )
 
-    def step(
-        self, x: Tensor, heard: Sequence[tuple[Bundle, Tensor, Tensor]], degree: Tensor, reverse: bool = False
-    ) -> Tensor:
-        """New states of one layer; see `PassingLayer.step`."""
-        if not heard:
-            return x
-        inputs = [x, self.attend(x, heard, reverse)]
+    def hear(self, x: Tensor, edges: list[Tensor], links: Links, degree: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """New states; see `FusedLayer.hear`."""
+        own = x[:, links.heard]
+        mean, signed, heard = self.attend(x, edges, links)
+        parts = [own, (mean + signed)[:, links.heard]]
         if self.gates:
-            signed = torch.zeros_like(x)
-            for bundle, origin, edge in heard:
-                value = self.signed_value(origin).unflatten(-1, (self.gates, -1))
-                signed = signed + gated_sum(value, self.signed_gate(edge), x.shape[1], bundle, reverse)
-            inputs.append(signed / degree.clamp_min(1).to(x.dtype).sqrt())
-        out: Tensor = self.node_norm(x + self.update(torch.cat(inputs, -1)))
-        hears = degree > 0
-        return out if bool(hears.all()) else torch.where(hears, out, x)
+            gated = gated_sum(self.signed_value(x), self.signed_gate.weight, edges, links)[:, links.heard]
+            parts.append(gated / degree.clamp_min(1).to(x.dtype).sqrt())
+        return self._settle(own, parts, degree), heard
 
-    def attend(self, x: Tensor, heard: Sequence[tuple[Bundle, Tensor, Tensor]], reverse: bool = False) -> Tensor:
-        """What the neurons of one layer hear, ``m [B, n, node_channels]``; zero where nothing arrives."""
-        nodes, bundles = x.shape[1], [bundle for bundle, _, _ in heard]
-        scores = self._scores(x, heard, reverse)
-        tops = [edge_top(score, nodes, bundle, reverse) for score, bundle in zip(scores, bundles, strict=True)]
-        top = torch.stack(tops).amax(0)  # of all bundles, so that their weights can be compared
-        weights = [
-            (score - at_edges(top, bundle, reverse)).exp() for score, bundle in zip(scores, bundles, strict=True)
-        ]
-        total, squares = torch.zeros_like(top), torch.zeros_like(top)
-        for weight, bundle in zip(weights, bundles, strict=True):
-            total = total + edge_sum(weight, nodes, bundle, reverse)
-            squares = squares + edge_sum(weight.square(), nodes, bundle, reverse)
-        # The largest weight that a neuron hears is 1, so the sums are at least 1 wherever it hears any.
-        total, root = total.clamp_min(1), squares.clamp_min(1).sqrt()
-        mean, signed = self.gate.bias / total, root.reciprocal()
-        out = x.new_zeros(*x.shape[:2], self.heads, self.head_channels)
-        edges = x.new_zeros(*x.shape[:2], self.heads, self.edge_channels)
-        for weight, (bundle, origin, edge) in zip(weights, heard, strict=True):
-            gate = functional.linear(edge, self.gate.weight).view(weight.shape)
-            gate = gate * at_edges(signed, bundle, reverse) + at_edges(mean, bundle, reverse)
-            value = self.value(origin).unflatten(-1, (self.heads, -1))
-            out = out + head_sum(weight * gate, value, nodes, bundle, reverse)
-            edges = edges + head_edge_sum(weight, edge, nodes, bundle, reverse)
-        carried = torch.einsum("bnhe,hce->bnhc", edges / total.unsqueeze(-1), self._by_head(self.edge_value))
-        return (out + carried).flatten(2)
-
-    def _by_head(self, layer: nn.Linear) -> Tensor:
-        """A map's matrix, ``[heads, head_channels, in]``."""
-        return layer.weight.view(self.heads, -1, layer.in_features)
-
-    def _scores(self, x: Tensor, heard: Sequence[tuple[Bundle, Tensor, Tensor]], reverse: bool) -> list[Tensor]:
-        """What the softmax is taken of, for every bundle ``[B, rows, cols, heads]`` or ``[B, E, heads]``."""
+    def attend(self, x: Tensor, edges: list[Tensor], links: Links) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The two parts of what the neurons ``x [B, N, node_channels]`` hear, and the edges; see `attend`."""
         size = self.head_channels**-0.5
-        query = self.query(x) * size
-        if 2 * self.heads * self.edge_channels > self.node_channels:  # multiplied out, edges would be wider
-            return [
-                joint_scores(
-                    query,
-                    self.key(origin),
-                    self.edge_query(edge) * size,
-                    self.edge_key(edge),
-                    self.heads,
-                    bundle,
-                    reverse,
-                )
-                for bundle, origin, edge in heard
-            ]
-        edge_query, edge_key = self._by_head(self.edge_query) * size, self._by_head(self.edge_key)
-        square = torch.einsum("hcd,hce->hde", edge_query, edge_key).flatten(0, 1)
-        key_map = torch.einsum("hcd,hci->hdi", edge_query, self._by_head(self.key)).flatten(0, 1)
-        target = torch.einsum("bnhc,hce->bnhe", query.unflatten(-1, (self.heads, -1)), edge_key).flatten(2)
-        scores = []
-        for bundle, origin, edge in heard:
-            mixed = target, functional.linear(origin, key_map), functional.linear(edge, square)
-            scores.append(attention_scores(query, self.key(origin), edge, mixed, self.heads, bundle, reverse))
-        return scores
+        gain = self.gate.bias.repeat_interleave(self.head_channels).unsqueeze(1)
+        told = functional.linear(x, torch.cat([self.key.weight, gain * self.value.weight, self.value.weight]))
+        maps = [size * self.edge_query.weight, self.edge_key.weight, self.edge_value.weight, self.gate.weight]
+        return attend(self.query(x) * size, told, torch.cat(maps), self.heads, edges, links)

@@ -1,12 +1,13 @@
-"""The sums over edges that layers are made of, each in a dense and an indexed form, and the layers' naive references.
+"""Sums over edges in plain operations, each in a dense and an indexed form, and the layers' naive references.
 
-Same parameters and same values as the textbook layers, by identities: a linear map of ``[x_source, x_target, e]``
-splits into products per node and per edge; linear maps commute with weighted sums over edges, so that they run once per
-node instead of once per edge; and the product of two sums of a node's and an edge's term multiplies out.
+What runs through every message, and not once per bundle, is in `graphnets.message_passing.fused`. The identities are
+the same: a linear map of ``[x_source, x_target, e]`` splits into products per node and per edge, and linear maps commute
+with weighted sums over edges, so that they run once per node instead of once per edge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphnets.layered import Bundle
+from graphnets.links import Grid, Links
 
 if TYPE_CHECKING:
     from graphnets.message_passing.attention import NeuronAttention
@@ -21,14 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "at_edges",
-    "attention_scores",
     "edge_sum",
-    "edge_top",
     "gated_sum",
-    "head_edge_sum",
-    "head_sum",
-    "hidden_sum",
-    "joint_scores",
     "pair_terms",
     "reference_attention",
     "reference_message_passing",
@@ -51,27 +47,25 @@ def pair_terms(source: Tensor, target: Tensor, edge: Tensor, bundle: Bundle, rev
     return edge.add(source[:, origin]).add_(target[:, end])
 
 
-def hidden_sum(source: Tensor, target: Tensor, edge: Tensor, bundle: Bundle, reverse: bool = False) -> Tensor:
-    """``sum_j relu(source_j + target_i + edge_ij)``, ``[B, n, H]``; shapes as in `pair_terms`."""
-    hidden = functional.relu(pair_terms(source, target, edge, bundle, reverse), inplace=True)
-    if bundle.shape is not None:
-        return hidden.sum(1 if reverse else 2)
-    return torch.zeros_like(target).index_add(1, bundle.ends(reverse)[1], hidden)
-
-
-def gated_sum(value: Tensor, gate: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
-    """``sum_j sum_r gate_ijr value_jr``, ``[B, n, C]``.
+def gated_sum(values: Tensor, weight: Tensor, edges: Sequence[Tensor], links: Links) -> Tensor:
+    """``sum_j sum_r (weight_r . edge_ij) value_jr``, ``[B, N, C]``: a matrix product per dense bundle.
 
     Shapes:
-        - value: ``[B, m, R, C]``, gate: ``[B, E, R]``; ``nodes`` is n
+        - values: ``[B, N, R C]``, weight: ``[R, D]``, edges: per bundle ``[B, E, D]``
     """
-    if bundle.shape is not None:
-        matrix = gate.unflatten(1, bundle.shape)
-        matrix = matrix.transpose(1, 2) if reverse else matrix
-        return torch.bmm(matrix.flatten(2), value.flatten(1, 2))
-    origin, end = bundle.ends(reverse)
-    messages = (gate.unsqueeze(-1) * value[:, origin]).sum(2)
-    return messages.new_zeros(len(messages), nodes, messages.shape[-1]).index_add(1, end, messages)
+    gates = len(weight)
+    total = values.new_zeros(*values.shape[:2], values.shape[2] // gates)
+    for tile, edge in zip(links.whole, links.join(edges), strict=True):
+        gate = functional.linear(edge, weight)
+        if isinstance(tile, Grid):
+            matrix, value = tile.spread(gate), tile.at_source(values).flatten(1, 2)
+            matrix = matrix.transpose(1, 2) if tile.reverse else matrix
+            heard = torch.bmm(matrix.flatten(2), value.unflatten(-1, (gates, -1)).flatten(1, 2))
+            total[:, tile.cols if tile.reverse else tile.rows] += heard
+        else:
+            value = tile.at_source(values).unflatten(-1, (gates, -1))
+            tile.to_target((gate.unsqueeze(-1) * value).sum(1), total)
+    return total
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
@@ -96,89 +90,6 @@ def edge_sum(values: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) 
     if len(values) > 1:
         return total.index_add(1, end, values)
     return total[0].scatter_add(0, end.unsqueeze(1).expand_as(values[0]), values[0]).unsqueeze(0)
-
-
-def edge_top(values: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
-    """Largest value over the edges that arrive at each node, without gradient; minus infinity where none does."""
-    values = values.detach()
-    if bundle.shape is not None:
-        return values.amax(1 if reverse else 2)
-    end = bundle.ends(reverse)[1].view(1, -1, 1).expand_as(values)
-    return values.new_full((len(values), nodes, values.shape[-1]), -torch.inf).scatter_reduce(1, end, values, "amax")
-
-
-def head_sum(weight: Tensor, value: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
-    """``sum_j weight_ijh value_jh``, ``[B, n, H, c]``: one matrix product per head.
-
-    Shapes:
-        - weight: ``[B, rows, cols, H]`` or ``[B, E, H]``, value: ``[B, m, H, c]``
-    """
-    if bundle.shape is not None:
-        return torch.einsum("bijh,bihc->bjhc" if reverse else "bijh,bjhc->bihc", weight, value)
-    messages = weight.unsqueeze(-1) * _take(value.flatten(2), bundle.ends(reverse)[0]).unflatten(-1, value.shape[2:])
-    return edge_sum(messages.flatten(2), nodes, bundle, reverse).view(len(value), nodes, *value.shape[2:])
-
-
-def head_edge_sum(weight: Tensor, edge: Tensor, nodes: int, bundle: Bundle, reverse: bool = False) -> Tensor:
-    """``sum_j weight_ijh edge_ij``, ``[B, n, H, D]``; weight as in `head_sum`, edge: ``[B, E, D]``."""
-    if bundle.shape is not None:
-        grid = edge.unflatten(1, bundle.shape)
-        return torch.einsum("bijh,bijd->bjhd" if reverse else "bijh,bijd->bihd", weight, grid)
-    messages = weight.unsqueeze(-1) * edge.unsqueeze(-2)
-    return edge_sum(messages.flatten(2), nodes, bundle, reverse).view(len(edge), nodes, *messages.shape[2:])
-
-
-def joint_scores(
-    query: Tensor, key: Tensor, edge_query: Tensor, edge_key: Tensor, heads: int, bundle: Bundle, reverse: bool = False
-) -> Tensor:
-    """``(query_i + edge_query_ij) . (key_j + edge_key_ij)`` per head; results as in `attention_scores`.
-
-    Shapes:
-        - query: ``[B, n, C]``, key: ``[B, m, C]``, edge_query, edge_key: ``[B, E, C]``
-    """
-    if bundle.shape is not None:
-        edge_query, edge_key = edge_query.unflatten(1, bundle.shape), edge_key.unflatten(1, bundle.shape)
-        key = key.unsqueeze(2 if reverse else 1)
-    else:
-        key = _take(key, bundle.ends(reverse)[0])
-    product = (edge_query + at_edges(query, bundle, reverse)) * (edge_key + key)
-    scores: Tensor = product.unflatten(-1, (heads, -1)).sum(-1)
-    return scores
-
-
-def attention_scores(
-    query: Tensor,
-    key: Tensor,
-    edge: Tensor,
-    mixed: tuple[Tensor, Tensor, Tensor],
-    heads: int,
-    bundle: Bundle,
-    reverse: bool = False,
-) -> Tensor:
-    r"""`joint_scores`, multiplied out: nothing of the nodes' width is built per edge of a dense bundle.
-
-    With :math:`A` and :math:`B` the maps of edge features,
-
-    .. math:: (q_i + A e) \cdot (k_j + B e) = q_i \cdot k_j + (B^\top q_i + A^\top k_j + A^\top B\, e) \cdot e
-
-    Args:
-        mixed: :math:`B^\top q` ``[B, n, H D]``, :math:`A^\top k` ``[B, m, H D]`` and :math:`A^\top B\, e`
-            ``[B, E, H D]`` for D edge channels.
-
-    Shapes:
-        - query: ``[B, n, C]``, key: ``[B, m, C]``, edge: ``[B, E, D]``
-        - result: ``[B, rows, cols, H]`` for a dense bundle, else ``[B, E, H]``
-    """
-    target, source, square = mixed
-    terms: Tensor = pair_terms(source, target, square, bundle, reverse).unflatten(-1, (heads, -1))
-    query, key = query.unflatten(-1, (heads, -1)), key.unflatten(-1, (heads, -1))
-    if bundle.shape is not None:
-        product = torch.einsum("bjhc,bihc->bijh" if reverse else "bihc,bjhc->bijh", query, key)
-        edge = edge.unflatten(1, bundle.shape)
-    else:
-        origin, end = bundle.ends(reverse)
-        product = (_take(query.flatten(2), end) * _take(key.flatten(2), origin)).unflatten(-1, key.shape[2:]).sum(-1)
-    return (terms * edge.unsqueeze(-2)).sum(-1) + product
 
 
 def reference_message_passing(

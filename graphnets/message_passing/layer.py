@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from graphnets.layered import Bundle
-from graphnets.message_passing.kernels import gated_sum, hidden_sum
-from graphnets.message_passing.passing import PassingLayer
+from graphnets.links import Links
+from graphnets.message_passing.fused import hidden_sum
+from graphnets.message_passing.kernels import gated_sum
+from graphnets.message_passing.passing import FusedLayer, both_ends
 
 __all__ = ["NeuronMessagePassing"]
 
 
-class NeuronMessagePassing(PassingLayer):
+class NeuronMessagePassing(FusedLayer):
     r"""A message passing layer with edge features, edge updates and gated messages.
 
     .. math::
@@ -94,28 +93,17 @@ class NeuronMessagePassing(PassingLayer):
             f"aggr={self.aggr}, update_edges={self.update_edges}, gates={self.gates}"
         )
 
-    def step(
-        self, x: Tensor, heard: Sequence[tuple[Bundle, Tensor, Tensor]], degree: Tensor, reverse: bool = False
-    ) -> Tensor:
-        """New states of one layer; see `PassingLayer.step`."""
-        if not heard:
-            return x
-        inputs, count = [x], degree.clamp_min(1).to(x.dtype)
+    def hear(self, x: Tensor, edges: list[Tensor], links: Links, degree: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """New states; see `FusedLayer.hear`."""
+        count, mean = degree.clamp_min(1).to(x.dtype), self.aggr == "mean"
+        own = x[:, links.heard]
+        parts, heard = [own], edges
         if self.hidden_channels:
-            target = self.target(x)
-            total = torch.zeros_like(target)
-            for bundle, origin, edge in heard:
-                total = total + hidden_sum(self.source(origin), target, self.edge(edge), bundle, reverse)
-            if self.aggr == "mean":
-                inputs.append(self.message(total / count) + self.message_bias)
-            else:
-                inputs.append(self.message(total) + self.message_bias * count)
+            total, heard = hidden_sum(both_ends(x, self.source, self.target), self.edge.weight, edges, links)
+            total = total[:, links.heard]
+            sent = self.message(total / count) if mean else self.message(total)
+            parts.append(sent + self.message_bias if mean else sent + self.message_bias * count)
         if self.gates:
-            gated = torch.zeros_like(x)
-            for bundle, origin, edge in heard:
-                value = self.value(origin).unflatten(-1, (self.gates, -1))
-                gated = gated + gated_sum(value, self.gate(edge), x.shape[1], bundle, reverse)
-            inputs.append(gated / count.sqrt() if self.aggr == "mean" else gated)
-        out: Tensor = self.node_norm(x + self.update(torch.cat(inputs, -1)))
-        hears = degree > 0
-        return out if bool(hears.all()) else torch.where(hears, out, x)
+            gated = gated_sum(self.value(x), self.gate.weight, edges, links)[:, links.heard]
+            parts.append(gated / count.sqrt() if mean else gated)
+        return self._settle(own, parts, degree), heard

@@ -19,7 +19,7 @@ from graphnets.message_passing.encodings import (
     known_encodings,
 )
 from graphnets.message_passing.neighbourhood import NEIGHBOURHOODS, neighbour_pairs
-from graphnets.message_passing.passing import PassingLayer
+from graphnets.message_passing.passing import EdgeLayer
 from graphnets.message_passing.probes import ProbeFeatures
 from graphnets.message_passing.readout import OutputReadout, PooledReadout
 
@@ -61,7 +61,7 @@ class NeuronNetwork(nn.Module):
         self,
         structure: Structure | None,
         targets: int,
-        layer: Callable[[], PassingLayer],
+        layer: Callable[[], EdgeLayer],
         *,
         channels: int,
         edge_channels: int,
@@ -156,6 +156,6 @@ class NeuronNetwork(nn.Module):
     def _pass(
         self, layer: nn.Module, states: list[Tensor], edges: list[Tensor], view: Layered, reverse: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        assert isinstance(layer, PassingLayer)
+        assert isinstance(layer, EdgeLayer)
         run = layer.sweep if self.order == "sweep" else layer.parallel
         return run(states, edges, view, reverse=reverse)

@@ -7,6 +7,7 @@ import torch
 
 from graphnets import NeuronAttention
 from graphnets.layered import Bundle
+from graphnets.links import Links
 
 
 @torch.no_grad()
@@ -25,7 +26,8 @@ def test_signed_messages_keep_their_size_whatever_the_degree_and_the_attention()
             x, weights = torch.randn(200, 1 + degree, 16).double(), torch.randn(200, degree, 2).double()
             target = torch.zeros(degree, dtype=torch.int64)
             bundle = Bundle(0, 0, 0, degree, None, torch.arange(1, degree + 1), target)
-            heard = layer.attend(x, [(bundle, x, weights)])[:, 0]
+            mean, signed, _ = layer.attend(x, [weights], Links([bundle], [1 + degree], 200))
+            heard = (mean + signed)[:, 0]
             sizes.append(heard.square().mean().sqrt().item())
     assert max(sizes) / min(sizes) < 1.2
     assert min(sizes) > 0.1

@@ -16,12 +16,12 @@ from graphnets import NeuralGraphLayer, NeuronAttention, NeuronMessagePassing
 from graphnets.layered import Layered
 from graphnets.message_passing.kernels import reference_attention, reference_message_passing
 from graphnets.message_passing.neural_graph import ModulatedMessages
-from graphnets.message_passing.passing import PassingLayer
+from graphnets.message_passing.passing import EdgeLayer
 from graphnets.testing import EdgeFeatures, NodeFeatures, PermutationAction, assert_equivariant
 
 from .networks import attention_structure, mixture, stack, structures
 
-LAYERS: dict[str, tuple[type[PassingLayer], dict[str, Any]]] = {
+LAYERS: dict[str, tuple[type[EdgeLayer], dict[str, Any]]] = {
     "message_passing": (NeuronMessagePassing, {}),
     "message_passing_narrow_gates": (NeuronMessagePassing, {"hidden_channels": 3, "gates": 3, "update_edges": False}),
     "message_passing_sum": (NeuronMessagePassing, {"aggr": "sum", "gates": 2}),
@@ -68,7 +68,7 @@ def build(name: str) -> Any:
     return layer
 
 
-def features(layer: PassingLayer, nodes: int, edges: int) -> tuple[Tensor, Tensor]:
+def features(layer: EdgeLayer, nodes: int, edges: int) -> tuple[Tensor, Tensor]:
     x = torch.randn(nodes, layer.node_channels, dtype=torch.float64, requires_grad=True)
     return x, torch.randn(edges, layer.edge_channels, dtype=torch.float64, requires_grad=True)
 
@@ -118,18 +118,18 @@ def reference_neural_graph(
     return x, edge_attr
 
 
-REFERENCES: dict[type[PassingLayer], Callable[..., tuple[Tensor, Tensor]]] = {
+REFERENCES: dict[type[EdgeLayer], Callable[..., tuple[Tensor, Tensor]]] = {
     NeuronMessagePassing: reference_message_passing,
     NeuronAttention: reference_attention,
     NeuralGraphLayer: reference_neural_graph,
 }
 
 
-def textbook(layer: PassingLayer, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+def textbook(layer: EdgeLayer, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
     return REFERENCES[type(layer)](layer, x, edge_index, edge_attr)
 
 
-def gradients(layer: PassingLayer, x: Tensor, edge_attr: Tensor, out: tuple[Tensor, Tensor]) -> list[Tensor]:
+def gradients(layer: EdgeLayer, x: Tensor, edge_attr: Tensor, out: tuple[Tensor, Tensor]) -> list[Tensor]:
     loss = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view_as(part)).sum() for part in out)
     inputs = [x, edge_attr, *layer.parameters()]
     return list(torch.autograd.grad(loss, inputs, retain_graph=True))
@@ -286,7 +286,7 @@ def test_an_edge_of_zeros_is_an_edge(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PRINTED)
-def test_dropout_acts_in_training_only(kind: type[PassingLayer]) -> None:
+def test_dropout_acts_in_training_only(kind: type[EdgeLayer]) -> None:
     layer = kind(8, 2, dropout=0.5)  # type: ignore[call-arg, arg-type]
     x, edge_index, edge_attr = torch.randn(2, 8), torch.tensor([[0], [1]]), torch.randn(1, 2)
     assert not torch.equal(layer(x, edge_index, edge_attr)[0], layer(x, edge_index, edge_attr)[0])
@@ -295,6 +295,6 @@ def test_dropout_acts_in_training_only(kind: type[PassingLayer]) -> None:
 
 
 @pytest.mark.parametrize("kind", PRINTED)
-def test_a_printed_layer_tells_its_contract(kind: type[PassingLayer]) -> None:
+def test_a_printed_layer_tells_its_contract(kind: type[EdgeLayer]) -> None:
     options = {"heads": 2} if kind is NeuronAttention else {}
     assert PRINTED[kind] in repr(kind(6, 3, **options))  # type: ignore[arg-type]
