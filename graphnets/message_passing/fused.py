@@ -56,7 +56,7 @@ def fused_or_plain(fused: type[torch.autograd.Function], plain: Callable[..., Ou
     """The fused form; while a compiler looks, the plain one, which it fuses in its own way."""
     if torch.compiler.is_compiling():
         return plain(*inputs)
-    out: Outputs = fused.apply(*inputs)  # type: ignore[no-untyped-call]
+    out: Outputs = fused.apply(*inputs)
     return out
 
 
@@ -69,8 +69,8 @@ def again(
         outs = plain(about, *own)
     pairs = [(out, grad) for out, grad in zip(outs, grads, strict=True) if grad is not None and out.requires_grad]
     wanted = [value for value in own if value.requires_grad]
-    results = torch.autograd.grad(*zip(*pairs, strict=True), inputs=wanted, create_graph=True, allow_unused=True)
-    found = iter(results)
+    starts, given = [out for out, _ in pairs], [grad for _, grad in pairs]
+    found = iter(torch.autograd.grad(starts, wanted, given, create_graph=True, allow_unused=True))
     return (None, *(next(found) if value.requires_grad else None for value in own))
 
 
@@ -125,9 +125,7 @@ def _plain_edge_update(about: tuple[Links, float], table: Tensor, weight: Tensor
 
 class _HiddenSum(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, links: Links, table: Tensor, weight: Tensor, *edges: Tensor
-    ) -> Outputs:
+    def forward(ctx: Any, links: Links, table: Tensor, weight: Tensor, *edges: Tensor) -> Outputs:
         ctx.set_materialize_grads(False)
         ctx.links = links
         ctx.save_for_backward(table, weight, *edges)
@@ -140,7 +138,7 @@ class _HiddenSum(torch.autograd.Function):
         return total, *edges
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *handed: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, *handed: Tensor | None) -> Any:
         inputs, links = ctx.saved_tensors, ctx.links
         if grad is None:
             return None, None, None, *handed
@@ -172,9 +170,7 @@ class _HiddenSum(torch.autograd.Function):
 
 class _EdgeUpdate(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, about: tuple[Links, float], table: Tensor, weight: Tensor, *rest: Tensor
-    ) -> Outputs:
+    def forward(ctx: Any, about: tuple[Links, float], table: Tensor, weight: Tensor, *rest: Tensor) -> Outputs:
         ctx.set_materialize_grads(False)
         (links, eps), (second, bias, scale, shift, *edges) = about, rest
         (width, channels), parts = weight.shape, links.join(edges)
@@ -196,7 +192,7 @@ class _EdgeUpdate(torch.autograd.Function):
         return tuple(links.part(out))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
         links, _ = ctx.about
         saved, count = ctx.saved_tensors, len(ctx.saved_tensors) - len(links.parts)
         inputs, moments = saved[:count], saved[count:]

@@ -99,7 +99,7 @@ class _Scratch:
         out = self.one[: tile.place.stop - tile.place.start]
         shaped = tile.spread(out)
         torch.mul(first, second, out=shaped)
-        return out @ self.by_head
+        return torch.mm(out, self.by_head)
 
     def widened(self, values: Tensor) -> Tensor:
         """Numbers per head ``[E, heads]`` at each of the head's channels, ``[E, C]``."""
@@ -113,7 +113,7 @@ class _Scratch:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, about: tuple[Links, int], query: Tensor, sources: Tensor, weight: Tensor, *edges: Tensor
     ) -> Outputs:
         ctx.set_materialize_grads(False)
@@ -155,7 +155,7 @@ class _Attention(torch.autograd.Function):
         return mean, other, *edges
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, grad_other: Tensor | None, *handed: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, grad_other: Tensor | None, *handed: Tensor | None) -> Any:
         (links, heads), saved = ctx.about, ctx.saved_tensors
         inputs, (top, inverse, root, mean, other) = saved[:-5], saved[-5:]
         if torch.is_grad_enabled():

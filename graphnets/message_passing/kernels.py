@@ -1,8 +1,8 @@
 """Sums over edges in plain operations, each in a dense and an indexed form, and the layers' naive references.
 
 What runs through every message, and not once per bundle, is in `graphnets.message_passing.fused`. The identities are
-the same: a linear map of ``[x_source, x_target, e]`` splits into products per node and per edge, and linear maps commute
-with weighted sums over edges, so that they run once per node instead of once per edge.
+the same: a linear map of ``[x_source, x_target, e]`` splits into products per node and per edge, and linear maps
+commute with weighted sums over edges, so that they run once per node instead of once per edge.
 """
 
 from __future__ import annotations

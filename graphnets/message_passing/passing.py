@@ -65,6 +65,12 @@ class EdgeLayer(nn.Module, ABC):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """All layers at once, as :meth:`forward`; arguments as in :meth:`sweep`."""
 
+    @abstractmethod
+    def step_edges(
+        self, states: Sequence[Tensor], edges: Sequence[Tensor], bundles: Sequence[Bundle], reverse: bool = False
+    ) -> list[Tensor]:
+        """New states of all edges, per bundle ``[B, E, edge_channels]``; ``reverse`` swaps their ends."""
+
 
 class FusedLayer(EdgeLayer):
     """An `EdgeLayer` whose sums over edges run along `Links`, all bundles together.
@@ -114,6 +120,13 @@ class FusedLayer(EdgeLayer):
         new, heard = self._listen(states, list(edges), links, batch.degrees[1 if reverse else 0])
         return new, self._relink(new, heard, links)
 
+    def step_edges(
+        self, states: Sequence[Tensor], edges: Sequence[Tensor], bundles: Sequence[Bundle], reverse: bool = False
+    ) -> list[Tensor]:
+        """New states of all edges; see `EdgeLayer.step_edges`."""
+        links = Links(bundles, [state.shape[1] for state in states], len(states[0]), reverse)
+        return self._relink(states, list(edges), links)
+
     def _settle(self, own: Tensor, parts: Sequence[Tensor], degree: Tensor) -> Tensor:
         """New states of nodes from what they know and hear; those that hear nothing keep theirs."""
         out: Tensor = self.node_norm(own + self.update(torch.cat(list(parts), -1)))
@@ -152,7 +165,7 @@ def both_ends(x: Tensor, source: nn.Linear, target: nn.Linear) -> Tensor:
 class PassingLayer(EdgeLayer):
     """An `EdgeLayer` that runs layer by layer in plain operations.
 
-    A subclass says in :meth:`step` what nodes make of their messages, and in :meth:`step_edges` how edges follow.
+    A subclass says in :meth:`step` what nodes make of their messages.
     """
 
     @abstractmethod
@@ -202,12 +215,6 @@ class PassingLayer(EdgeLayer):
             bundle = batch.bundles[number]
             heard.append((bundle, states[bundle.target if reverse else bundle.source], edges[number]))
         return self.step(states[layer], heard, batch.degrees[1 if reverse else 0][layer], reverse)
-
-    @abstractmethod
-    def step_edges(
-        self, states: Sequence[Tensor], edges: Sequence[Tensor], bundles: Sequence[Bundle], reverse: bool = False
-    ) -> list[Tensor]:
-        """New states of all edges, per bundle ``[B, E, edge_channels]``; ``reverse`` swaps their ends."""
 
     def _edges(self, states: Sequence[Tensor], edges: Sequence[Tensor], batch: Layered, reverse: bool) -> list[Tensor]:
         return self.step_edges(states, edges, batch.bundles, reverse) if self.update_edges else list(edges)
