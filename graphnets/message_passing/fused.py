@@ -7,6 +7,7 @@ rest is computed again, tile by tile (see `graphnets.links`). Second derivatives
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -53,10 +54,16 @@ def update_edges(
 
 
 def fused_or_plain(fused: type[torch.autograd.Function], plain: Callable[..., Outputs], *inputs: Any) -> Outputs:
-    """The fused form; while a compiler looks, the plain one, which it fuses in its own way."""
+    """The fused form; while a compiler looks, the plain one, which it fuses in its own way.
+
+    Under autocast, nodes' terms may come in lower precision; along edges all is done in the widest type given.
+    """
     if torch.compiler.is_compiling():
         return plain(*inputs)
-    out: Outputs = fused.apply(*inputs)
+    about, *tensors = inputs
+    widest = reduce(torch.promote_types, (value.dtype for value in tensors))
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        out: Outputs = fused.apply(about, *(value.to(widest) for value in tensors))
     return out
 
 
