@@ -31,7 +31,7 @@ def gather(fibres: Fibres, parts: Sequence[Tensor], mean: bool) -> Tensor:
     return out
 
 
-def scatter(fibres: Fibres, values: Tensor, parts: Sequence[Tensor], mean: bool) -> None:
+def scatter(fibres: Fibres, values: Tensor, parts: Sequence[Tensor], mean: bool, fresh: bool = False) -> None:
     """Add what fibres have to each of their elements: the adjoint of `gather`.
 
     Args:
@@ -39,12 +39,19 @@ def scatter(fibres: Fibres, values: Tensor, parts: Sequence[Tensor], mean: bool)
         values: ``[K, B * heads * places within, tokens, members * channels]``.
         parts: as in `gather`; changed in place.
         mean: divide by the number of elements nested in a member.
+        fresh: the parts hold nothing yet: the first bundle of a piece is written, not added.
     """
     first = parts[fibres.bundles[0].piece]
     kinds, heads, channels = first.shape[-3:]
     values = values.view(kinds, len(first), heads, *fibres.shape, channels)
     for bundle in fibres.bundles:
-        _aligned(bundle, parts[bundle.piece]).add_(_share(bundle, values), alpha=1 / bundle.nested if mean else 1)
+        part, share = _aligned(bundle, parts[bundle.piece]), _share(bundle, values)
+        if mean and bundle.nested > 1:
+            share = share / bundle.nested
+        if fresh and bundle.first:
+            part.copy_(share)
+        else:
+            part.add_(share)
 
 
 def _aligned(bundle: Bundle, part: Tensor) -> Tensor:

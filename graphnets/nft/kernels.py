@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from graphnets.nft.fibres import gather, scatter
 from graphnets.nft.rows import Rows
 
 __all__ = ["AttentionPlan", "attend", "feed_forward"]
 
-CHUNK = 2**20
+CHUNK = 2**21
 """Bytes of features that are worked on at a time, on CPUs."""
 
 EPS = 1e-5
@@ -63,7 +64,7 @@ def attend(
 
 
 class _Attend(torch.autograd.Function):
-    """Keeps the input, its queries, keys and values, and the attention weights; fibres are gathered again."""
+    """Keeps the input and the attention weights."""
 
     @staticmethod
     def forward(
@@ -77,38 +78,44 @@ class _Attend(torch.autograd.Function):
     ) -> Tensor:
         rows = rows.contiguous()
         out = torch.empty_like(rows)
-        qkv = rows.new_empty(*rows.shape[:2], 3 * rows.shape[2] if plan.fibres else 0)
         kept: list[Tensor] = []
-        for part in _chunks(len(rows), rows.shape[1:].numel() * rows.element_size(), rows):
-            x, y, here = rows[part], out[part], qkv[part]
-            normal = _normalise(x, scale, shift)[0]
-            _start(x, y, normal, weight, bias, plan)
+        chunks = list(_chunks(len(rows), rows.shape[1:].numel() * rows.element_size(), rows))
+        heard = pooled = None
+        if plan.pooled is not None:
+            normals = (_normalise(rows[part], scale, shift)[0] for part in chunks)
+            pooled = torch.cat([plan.rows.pool(normal, plan.pooled == "mean") for normal in normals])
+            heard = _pooled_attention(pooled, weight, bias, plan.heads)
+        for part in chunks:
+            x, y = rows[part], out[part]
+            _start(x, y, None if heard is None else heard[part], plan)
             if plan.fibres:
-                _linear(normal, weight, bias, here)
-                kept += _attend_fibres(here, y, plan)
+                normal = _normalise(x, scale, shift)[0]
+                kept += _attend_fibres(_linear(normal, weight, bias), y, plan)
         ctx.plan = plan
-        ctx.save_for_backward(rows, weight, bias, scale, shift, qkv, *kept)
+        ctx.save_for_backward(rows, weight, bias, scale, shift, pooled, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan: AttentionPlan = ctx.plan
-        rows, weight, bias, scale, shift, qkv, *rest = ctx.saved_tensors
+        rows, weight, bias, scale, shift, pooled, *rest = ctx.saved_tensors
         kept, grad = iter(rest), grad.contiguous()
         into = torch.empty_like(rows)
         grads = [None if t is None else torch.zeros_like(t) for t in (weight, bias, scale, shift)]
+        to_pooled = None if pooled is None else _pooled_backward(pooled, grad, weight, bias, grads, plan)
         for part in _chunks(len(rows), rows.shape[1:].numel() * rows.element_size(), rows):
             x, above = rows[part], grad[part]
             normal, mean, deviation = _normalise(x, scale, shift)
             if plan.fibres:
-                below = _fibres_backward(qkv[part], above, kept, plan).flatten(0, 1)
+                below = _fibres_backward(_linear(normal, weight, bias), above, kept, plan).flatten(0, 1)
                 below_normal = (below @ weight).view_as(x)
                 _add_linear(grads, below, normal.flatten(0, 1))
             else:
                 below_normal = torch.zeros_like(x)
-            if plan.pooled is not None:
-                _pooled_backward(below_normal, above, normal, weight, bias, grads, plan)
+            if to_pooled is not None:
+                for target, one in zip(plan.rows.flat(below_normal), to_pooled[part].split(1, 1), strict=True):
+                    target.add_(one, alpha=1 / target.shape[1] if plan.pooled == "mean" else 1)
             result = _normalise_backward(below_normal, x, mean, deviation, scale, shift, grads)
             torch.add(result, above, out=into[part]) if plan.residual else into[part].copy_(result)
         return (into, *grads, None)
@@ -148,13 +155,9 @@ def _normalise_backward(
     return out  # type: ignore[no-any-return]
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """``x @ weight.T + bias`` written to ``out``."""
-    x, out = x.flatten(0, -2), out.flatten(0, -2)
-    if bias is None:
-        torch.mm(x, weight.T, out=out)
-    else:
-        torch.addmm(bias, x, weight.T, out=out)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = x @ weight.T
+    return out if bias is None else out.add_(bias)
 
 
 def _add_linear(grads: list[Tensor | None], above: Tensor, x: Tensor) -> None:
@@ -166,20 +169,18 @@ def _add_linear(grads: list[Tensor | None], above: Tensor, x: Tensor) -> None:
         bias += above.sum(0)
 
 
-def _start(x: Tensor, y: Tensor, normal: Tensor, weight: Tensor, bias: Tensor | None, plan: AttentionPlan) -> None:
-    """Write residual and pooled term to ``y``."""
-    if plan.pooled is None:
+def _start(x: Tensor, y: Tensor, heard: Tensor | None, plan: AttentionPlan) -> None:
+    """Write the residual and what each piece hears from the others, ``[B, pieces, C]``, to ``y``."""
+    if heard is None:
         y.copy_(x) if plan.residual else y.zero_()
         return
-    heard = _pooled_attention(plan.rows.pool(normal, plan.pooled == "mean"), weight, bias, plan.heads)
-    pieces = zip(plan.rows.flat(x), plan.rows.flat(y), heard.split(1, 1), strict=True)
-    for source, target, one in pieces:
+    for source, target, one in zip(plan.rows.flat(x), plan.rows.flat(y), heard.split(1, 1), strict=True):
         torch.add(source, one, out=target) if plan.residual else target.copy_(one.expand_as(target))
 
 
 def _pooled_attention(pooled: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> Tensor:
     """Attention among the tensors of a network, ``[B, pieces, C]`` to the same."""
-    qkv = torch.nn.functional.linear(pooled, weight, bias).unflatten(-1, (3, heads, -1))
+    qkv = functional.linear(pooled, weight, bias).unflatten(-1, (3, heads, -1))
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)
     out: Tensor = (weights @ value).transpose(1, 2).flatten(2)
@@ -187,29 +188,17 @@ def _pooled_attention(pooled: Tensor, weight: Tensor, bias: Tensor | None, heads
 
 
 def _pooled_backward(
-    below: Tensor,
-    above: Tensor,
-    normal: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    grads: list[Tensor | None],
-    plan: AttentionPlan,
-) -> None:
-    """Add the pooled term's gradients to ``below`` and to the first two of ``grads``."""
-    inputs = [
-        t.detach().requires_grad_()
-        for t in (plan.rows.pool(normal, plan.pooled == "mean"), weight, bias)
-        if t is not None
-    ]
-    heard = plan.rows.pool(above, mean=False)
+    pooled: Tensor, above: Tensor, weight: Tensor, bias: Tensor | None, grads: list[Tensor | None], plan: AttentionPlan
+) -> Tensor:
+    """The gradient for ``pooled``, from that of the rows; those of the parameters are added to the first ``grads``."""
+    inputs = [t.detach().requires_grad_() for t in (pooled, weight, bias) if t is not None]
     with torch.enable_grad():
-        out = _pooled_attention(inputs[0], inputs[1], inputs[2] if bias is not None else None, plan.heads)
-    found, *others = torch.autograd.grad(out, inputs, heard)
+        out = _pooled_attention(inputs[0], inputs[1], None if bias is None else inputs[2], plan.heads)
+    below, *others = torch.autograd.grad(out, inputs, plan.rows.pool(above, mean=False))
     for total, value in zip(grads, others, strict=False):
         if total is not None:
             total += value
-    for part, one in zip(plan.rows.flat(below), found.split(1, 1), strict=True):
-        part.add_(one, alpha=1 / part.shape[1] if plan.pooled == "mean" else 1)
+    return below
 
 
 def _attend_fibres(qkv: Tensor, out: Tensor, plan: AttentionPlan) -> list[Tensor]:
@@ -232,7 +221,7 @@ def _fibres_backward(qkv: Tensor, grad: Tensor, kept: Iterator[Tensor], plan: At
     """The gradient for ``qkv`` of `_attend_fibres`."""
     parts = plan.rows.split(qkv, 3, plan.heads, qkv.shape[-1] // plan.heads // 3)
     grads = plan.rows.split(grad, 1, plan.heads, grad.shape[-1] // plan.heads)
-    total = torch.zeros_like(qkv)
+    total = torch.empty_like(qkv)
     totals = plan.rows.split(total, 3, plan.heads, qkv.shape[-1] // plan.heads // 3)
     for fibres in plan.rows.fibres:
         query, key, value = gather(fibres, parts, mean=True).flatten(1, 3).flatten(3)
@@ -247,7 +236,9 @@ def _fibres_backward(qkv: Tensor, grad: Tensor, kept: Iterator[Tensor], plan: At
         torch.bmm(scores, key, out=three[0])
         torch.bmm(scores.mT, query, out=three[1])
         torch.bmm(used.mT, above, out=three[2])
-        scatter(fibres, three, totals, mean=True)
+        scatter(fibres, three, totals, mean=True, fresh=True)
+    for piece in plan.rows.bare:
+        totals[piece].zero_()
     return total
 
 
@@ -266,7 +257,7 @@ def feed_forward(
 
 
 class _FeedForward(torch.autograd.Function):
-    """Keeps the input and what goes into the activation."""
+    """Keeps the input alone."""
 
     @staticmethod
     def forward(
@@ -274,34 +265,27 @@ class _FeedForward(torch.autograd.Function):
     ) -> Tensor:
         x = rows.flatten(0, -2).contiguous()
         out = torch.empty_like(x)
-        hidden = x.new_empty(len(x), len(w1))
         for part in _chunks(len(x), len(w1) * x.element_size(), x):
-            normal = _normalise(x[part], scale, shift)[0]
-            torch.addmm(b1, normal, w1.T, out=hidden[part])
-            torch.addmm(b2, torch.nn.functional.gelu(hidden[part]), w2.T, out=out[part])
-            out[part] += x[part]
-        ctx.save_for_backward(x, hidden, w1, w2, scale, shift)
+            hidden = torch.mm(_normalise(x[part], scale, shift)[0], w1.T).add_(b1)
+            torch.addmm(x[part], functional.gelu(hidden), w2.T, out=out[part]).add_(b2)
+        ctx.save_for_backward(x, w1, b1, w2, scale, shift)
         return out.view_as(rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, hidden, w1, w2, scale, shift = ctx.saved_tensors
-        grad_rows = grad.reshape(x.shape)
+        x, w1, b1, w2, scale, shift = ctx.saved_tensors
+        flat = grad.reshape(x.shape)
         into = torch.empty_like(x)
-        first: list[Any] = [
-            torch.zeros_like(w1),
-            x.new_zeros(len(w1)),
-            torch.zeros_like(scale),
-            torch.zeros_like(shift),
-        ]
+        first: list[Any] = [torch.zeros_like(parameter) for parameter in (w1, b1, scale, shift)]
         second: list[Any] = [torch.zeros_like(w2), x.new_zeros(len(w2))]
         for part in _chunks(len(x), len(w1) * x.element_size(), x):
-            above, before = grad_rows[part], hidden[part]
+            above = flat[part]
             normal, mean, deviation = _normalise(x[part], scale, shift)
-            _add_linear(second, above, torch.nn.functional.gelu(before))
-            inner = torch.ops.aten.gelu_backward(above @ w2, before)
+            hidden = torch.mm(normal, w1.T).add_(b1)
+            _add_linear(second, above, functional.gelu(hidden))
+            inner = torch.ops.aten.gelu_backward(above @ w2, hidden)
             _add_linear(first, inner, normal)
-            result = _normalise_backward(inner @ w1, x[part], mean, deviation, scale, shift, first)
-            torch.add(result, above, out=into[part])
+            below = _normalise_backward(inner @ w1, x[part], mean, deviation, scale, shift, first)
+            torch.add(below, above, out=into[part])
         return (into.view_as(grad), *first[:2], *second, *first[2:])

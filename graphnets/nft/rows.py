@@ -28,6 +28,7 @@ class Bundle:
         start, stop: which tokens these fibres are among all along the set.
         shape: places of ``within`` and ``across``, members, and a one for each axis of ``inside``.
         nested: number of elements inside a member.
+        first: whether no bundle before this one holds the piece.
     """
 
     piece: int
@@ -39,6 +40,7 @@ class Bundle:
     stop: int
     shape: tuple[int, ...]
     nested: int
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Rows:
     Attributes:
         pieces: the pieces.
         lengths: elements of each piece; ``length`` is N.
+        bare: numbers of the pieces that meet no set of neurons.
         fibres: what self-attention compares.
 
     >>> from converters import trace
@@ -83,12 +86,23 @@ class Rows:
         self.pieces = Pieces.of(structure, symmetry, buffers)
         self.lengths = [_product(piece.sizes) for piece in self.pieces.pieces]
         self.length = sum(self.lengths)
-        found: dict[tuple[Unit, ...], list[Bundle]] = {}
+        self.bare = [number for number, piece in enumerate(self.pieces.pieces) if not piece.units]
+        found: dict[tuple[Unit, ...], list[tuple[int, int]]] = {}
         for number, piece in enumerate(self.pieces.pieces):
             for axis, within in enumerate(piece.parents):
-                bundles = found.setdefault((*(piece.units[a] for a in within), piece.units[axis]), [])
-                bundles.append(_bundle(piece, number, axis, bundles[-1].stop if bundles else 0))
-        self.fibres = tuple(Fibres(units, tuple(bundles)) for units, bundles in found.items())
+                units = (*(piece.units[a] for a in within), piece.units[axis])
+                found.setdefault(units, []).append((number, axis))
+        seen: set[int] = set()
+        self.fibres = tuple(Fibres(units, self._bundles(places, seen)) for units, places in found.items())
+
+    def _bundles(self, places: Iterable[tuple[int, int]], seen: set[int]) -> tuple[Bundle, ...]:
+        """Bundles of pieces along axes; ``seen`` collects the pieces."""
+        bundles: list[Bundle] = []
+        for number, axis in places:
+            start = bundles[-1].stop if bundles else 0
+            bundles.append(_bundle(self.pieces[number], number, axis, start, number not in seen))
+            seen.add(number)
+        return tuple(bundles)
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -118,14 +132,14 @@ def _product(sizes: Iterable[int]) -> int:
     return int(torch.Size(sizes).numel())
 
 
-def _bundle(piece: Piece, number: int, axis: int, start: int) -> Bundle:
+def _bundle(piece: Piece, number: int, axis: int, start: int, first: bool) -> Bundle:
     within = piece.parents[axis]
     inside = tuple(a for a, above in enumerate(piece.parents) if axis in above)
     across = tuple(a for a in range(len(piece.units)) if a != axis and a not in within and a not in inside)
     sizes = piece.sizes
     shape = (*(sizes[a] for a in (*within, *across, axis)), *(1 for _ in inside))
     stop = start + _product(sizes[a] for a in across)
-    return Bundle(number, axis, within, across, inside, start, stop, shape, _product(sizes[a] for a in inside))
+    return Bundle(number, axis, within, across, inside, start, stop, shape, _product(sizes[a] for a in inside), first)
 
 
 class Project(nn.Module):
