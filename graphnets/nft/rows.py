@@ -73,7 +73,8 @@ class Rows:
     Attributes:
         pieces: the pieces.
         lengths: elements of each piece; ``length`` is N.
-        bare: numbers of the pieces that meet no set of neurons.
+        axes: the sets of neurons that each piece meets, those of one neuron last; ``sizes`` are their sizes.
+        bare: numbers of the pieces that meet none.
         fibres: what self-attention compares.
 
     >>> from converters import trace
@@ -84,24 +85,38 @@ class Rows:
 
     def __init__(self, structure: Structure, symmetry: str, buffers: bool = False) -> None:
         self.pieces = Pieces.of(structure, symmetry, buffers)
-        self.lengths = [_product(piece.sizes) for piece in self.pieces.pieces]
+        self.axes = [(*piece.units, *_single(structure, piece, symmetry)) for piece in self.pieces.pieces]
+        self.sizes = [tuple(unit.size for unit in units) for units in self.axes]
+        self.lengths = [_product(sizes) for sizes in self.sizes]
         self.length = sum(self.lengths)
-        self.bare = [number for number, piece in enumerate(self.pieces.pieces) if not piece.units]
+        self.bare = [number for number, units in enumerate(self.axes) if not units]
         found: dict[tuple[Unit, ...], list[tuple[int, int]]] = {}
-        for number, piece in enumerate(self.pieces.pieces):
-            for axis, within in enumerate(piece.parents):
-                units = (*(piece.units[a] for a in within), piece.units[axis])
-                found.setdefault(units, []).append((number, axis))
+        for number, units in enumerate(self.axes):
+            for axis, unit in enumerate(units):
+                found.setdefault((*(units[a] for a in self._within(number, axis)), unit), []).append((number, axis))
         seen: set[int] = set()
         self.fibres = tuple(Fibres(units, self._bundles(places, seen)) for units, places in found.items())
+
+    def _within(self, piece: int, axis: int) -> tuple[int, ...]:
+        """The axes that an axis of a piece is nested in."""
+        parents = self.pieces[piece].parents
+        return parents[axis] if axis < len(parents) else ()
 
     def _bundles(self, places: Iterable[tuple[int, int]], seen: set[int]) -> tuple[Bundle, ...]:
         """Bundles of pieces along axes; ``seen`` collects the pieces."""
         bundles: list[Bundle] = []
-        for number, axis in places:
+        for piece, axis in places:
+            sizes, within = self.sizes[piece], self._within(piece, axis)
+            inside = tuple(a for a in range(len(sizes)) if axis in self._within(piece, a))
+            across = tuple(a for a in range(len(sizes)) if a != axis and a not in within and a not in inside)
             start = bundles[-1].stop if bundles else 0
-            bundles.append(_bundle(self.pieces[number], number, axis, start, number not in seen))
-            seen.add(number)
+            stop = start + _product(sizes[a] for a in across)
+            shape = (*(sizes[a] for a in (*within, *across, axis)), *(1 for _ in inside))
+            nested = _product(sizes[a] for a in inside)
+            bundles.append(
+                Bundle(piece, axis, within, across, inside, start, stop, shape, nested, first=piece not in seen)
+            )
+            seen.add(piece)
         return tuple(bundles)
 
     @staticmethod
@@ -111,9 +126,10 @@ class Rows:
         return Rows(structure, symmetry, buffers)
 
     def split(self, rows: Tensor, *channels: int) -> list[Tensor]:
-        """From ``[B, N, C]`` to a view ``[B, *unit sizes, *channels]`` for every piece."""
-        parts = zip(self.flat(rows), self.pieces.pieces, strict=True)
-        return [part.view(len(part), *piece.sizes, *channels) for part, piece in parts]
+        """From ``[B, N, C]`` to a view ``[B, *sizes, *channels]`` for every piece."""
+        return [
+            part.view(len(part), *sizes, *channels) for part, sizes in zip(self.flat(rows), self.sizes, strict=True)
+        ]
 
     def flat(self, rows: Tensor) -> list[Tensor]:
         """From ``[B, N, C]`` to a view ``[B, elements, C]`` for every piece."""
@@ -132,14 +148,18 @@ def _product(sizes: Iterable[int]) -> int:
     return int(torch.Size(sizes).numel())
 
 
-def _bundle(piece: Piece, number: int, axis: int, start: int, first: bool) -> Bundle:
-    within = piece.parents[axis]
-    inside = tuple(a for a, above in enumerate(piece.parents) if axis in above)
-    across = tuple(a for a in range(len(piece.units)) if a != axis and a not in within and a not in inside)
-    sizes = piece.sizes
-    shape = (*(sizes[a] for a in (*within, *across, axis)), *(1 for _ in inside))
-    stop = start + _product(sizes[a] for a in across)
-    return Bundle(number, axis, within, across, inside, start, stop, shape, _product(sizes[a] for a in inside), first)
+def _single(structure: Structure, piece: Piece, symmetry: str) -> list[Unit]:
+    """Sets of one neuron that a piece meets: nothing to permute, but a set like others in the equations."""
+    roles = ("hidden", "input", "output") if symmetry == "np" else ("hidden",)
+    parameter, units = structure.parameter[piece.parameter], []
+    for axis in parameter.axes if parameter.grouped is None else ():
+        (g, *others) = axis.groups or (None,)
+        if g is None or others or not bool((axis.group.values == g).all()):
+            continue
+        group = structure.groups[g]
+        if group.size == 1 and group.parent is None and group.role in roles:
+            units.append(Unit(0, g, 0, 1, group.role != "hidden"))
+    return units
 
 
 class Project(nn.Module):

@@ -47,6 +47,7 @@ def nft_structures() -> dict[str, Structure]:
     known = structures()
     return {
         "chain": trace(mlp(2, 4, 3, 2)),
+        "narrow": trace(mlp(1, 4, 1, 3, 1)),
         "cnn": known["cnn"],
         "residual": known["residual"],
         "attention": trace(Attentive(), tokens),

@@ -74,12 +74,12 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("terms", "global_term"), CHOICES)
-@pytest.mark.parametrize("chunk", [1, 2**20])
+@pytest.mark.parametrize(("name", "chunk"), [("chain", 1), ("chain", 2**20), ("narrow", 2**20)])
 def test_self_attention_is_that_of_the_equations(
-    terms: str, global_term: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+    terms: str, global_term: str, name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "CHUNK", chunk)  # one network at a time, or all at once
-    structure = nft_structures()["chain"]
+    structure = nft_structures()[name]
     layer = WeightSpaceSelfAttention(structure, 6, heads=2, terms=terms, global_term=global_term).double()
     features = random_features(structure, 6, batch=3).map(Tensor.requires_grad_)
     inputs = [*features.values(), layer.attention.qkv.weight]
