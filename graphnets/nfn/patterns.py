@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from graphnets.pieces import Piece, Pieces, Unit
@@ -74,7 +75,19 @@ def exchanges(pieces: Pieces) -> tuple[Exchange, ...]:
                 same = [order for order in others if _key(piece, blocks, order) == key]
                 read.setdefault(key, []).extend(Pattern(number, blocks, order) for order in (first, *same))
     order = sorted(read, key=lambda key: (len(key), key))
-    return tuple(Exchange(key, tuple(read[key]), tuple(written[key])) for key in order)
+    return tuple(_in_place(pieces, Exchange(key, tuple(read[key]), tuple(written[key]))) for key in order)
+
+
+def _in_place(pieces: Pieces, exchange: Exchange) -> Exchange:
+    """The same with its units in the order in which the largest piece has them, which then is read as it lies."""
+    largest = max(exchange.written, key=lambda p: (math.prod(pieces[p.piece].sizes) * pieces[p.piece].fixed, -p.piece))
+    order = sorted(range(len(exchange.key)), key=lambda i: largest.kept[i])
+
+    def turned(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
+        return tuple(replace(p, kept=tuple(p.kept[i] for i in order)) for p in patterns)
+
+    key = tuple((exchange.key[i][0], tuple(sorted(order.index(p) for p in exchange.key[i][1]))) for i in order)
+    return Exchange(key, turned(exchange.read), turned(exchange.written))
 
 
 def _partitions(piece: Piece) -> Iterator[tuple[tuple[int, ...], ...]]:
