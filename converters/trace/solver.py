@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from converters.trace.decompose import Decomposition, Relations, Unit, broken, decompose
+from converters.trace.decompose import Decomposition, Relations, Unit
 from converters.trace.labels import Ids
+from converters.trace.pieces import proven
 from converters.trace.tables import Colours, as_met, both, classes_of, distinct, mix, repeated
 
 __all__ = ["Family", "Solution", "Solver"]
@@ -173,15 +174,11 @@ class Solver:
             colour = self._refine(root)
             heads, classes = self._classes(root, colour)
             relations = self._compact(root, heads)
-            found = decompose(classes, relations)
-            lost = found.lost
+            found, lost = proven(classes, relations)
             if not len(lost):
-                bad = broken(found, relations)
-                lost = np.flatnonzero(np.isin(found.unit, bad))
-                if not bad:
-                    stays = found.unit < 0
-                    self.applied += [f for ids, f in self._copies if stays[np.searchsorted(heads, ids)].all()]
-                    return self._units(root, heads, found, raw)
+                stays = found.unit < 0
+                self.applied += [f for ids, f in self._copies if stays[np.searchsorted(heads, ids)].all()]
+                return self._units(root, heads, found, raw)
             if time.process_time() > deadline:
                 lost = np.unique(np.concatenate([relations.child, relations.parent]))
             self.applied.append(self.family("fixed", "the structure", UNPROVEN))

@@ -244,3 +244,36 @@ def test_learned_latents_have_an_order_where_attention_is_causal(causal: bool, f
     assert verify(model, x, structure).sound
     groups = structure.parameter["latents"].axes[2].groups
     assert any(structure.groups[g].permutable for g in groups) is free
+
+
+def by_shared_table(heads: int, width: int) -> nn.Module:
+    """Every head's scores get its queries' products with one table for all heads."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.qkv = nn.Linear(3, heads * width), nn.Linear(heads * width, 3 * heads * width)
+            self.table, self.last = nn.Parameter(torch.randn(5, width)), nn.Linear(heads * width, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            count, length = x.shape[:2]
+            mixed = self.qkv(self.first(x)).reshape(count, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+            q, k, v = mixed.reshape(3, count * heads, length, width).unbind(0)
+            scores = q @ k.transpose(-2, -1) + torch.einsum("blc,jc->blj", q, self.table)
+            out = (scores.softmax(-1) @ v).view(count, heads, length, width).transpose(1, 2)
+            return self.last(out.reshape(count, length, heads * width))
+
+    torch.manual_seed(0)
+    return Shared().eval()
+
+
+def test_a_table_shared_by_all_heads_ties_their_dimensions() -> None:
+    """Heads change places, dimensions of queries and keys change places alike in all heads, those of values freely."""
+    model, x = by_shared_table(2, 3), torch.randn(1, 5, 3)
+    structure = trace(model, x)
+    report = verify(model, x, structure)
+    assert report.sound, str(report)
+    assert report.control > 1e-3
+    assert report.coverage == 1.0
+    free = sorted((g.size // g.cells, g.cells) for g in structure.groups if g.permutable and not g.factors)
+    assert free == [(2, 1), (3, 1), (3, 2), (6, 1)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from converters.trace.decompose import Decomposition, Relations, Unit, broken, decompose
+from converters.trace.pieces import without_pieces
 
 
 def relations(pairs: list[tuple[int, int]], keys: list[int] | None = None) -> Relations:
@@ -55,6 +56,46 @@ CASES = {
     ),
     "two_components": ([0, 0, 1, 1], relations([(2, 0), (3, 1)])),
 }
+
+
+def grid_of_pieces(heads: int, dimensions: int, places: int) -> tuple[list[int], Relations]:
+    """Dimensions of heads; each has a piece at every place, which belongs to what all heads have in that dimension."""
+    size = heads * dimensions
+    pairs, keys = [], []
+    for h in range(heads):
+        for j in range(dimensions):
+            whole = heads + dimensions + h * dimensions + j
+            pairs.append((whole, h))
+            keys.append(-1)
+            for place in range(places):
+                piece = heads + dimensions + size + (h * dimensions + j) * places + place
+                pairs += [(piece, whole), (piece, heads + j)]
+                keys += [place, -2]
+    colour = [0] * heads + [1] * dimensions + [2] * size + [3 + place for _ in range(size) for place in range(places)]
+    return colour, relations(pairs, keys)
+
+
+@pytest.mark.parametrize(("heads", "dimensions", "places"), [(2, 2, 1), (2, 2, 2), (2, 3, 1), (3, 4, 3)])
+def test_pieces_move_with_what_they_are_pieces_of(heads: int, dimensions: int, places: int) -> None:
+    colour, edges = grid_of_pieces(heads, dimensions, places)
+    found = without_pieces(np.array(colour), edges)
+    assert not len(found.lost)
+    assert broken(found, edges) == []
+    assert order_found(found) == math.factorial(heads) * math.factorial(dimensions)
+    if heads * dimensions < 6:  # few enough to try all
+        assert order_of_group(colour, edges) == order_found(found)
+    direct = decompose(np.array(colour), edges)
+    assert len(direct.lost) or broken(direct, edges), "there would be no need"
+
+
+def test_pieces_that_tell_elements_apart_are_refused() -> None:
+    """A piece at another place for one of the heads: no heads change places, and the claim that they do is named."""
+    colour, edges = grid_of_pieces(2, 2, 2)
+    keys = edges.key.copy()
+    first = np.flatnonzero(keys == 0)[:1]
+    keys[first] = 7
+    found = without_pieces(np.array(colour), Relations(edges.child, edges.parent, keys))
+    assert len(found.lost) or broken(found, Relations(edges.child, edges.parent, keys))
 
 
 @pytest.mark.parametrize("name", ["free", "wreath", "pieces", "grid", "two_components", "rows_twice"])
