@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 
+from converters.program import Op
 from converters.trace.context import Context, Operand
 from converters.trace.labels import Bundle, Labels
 from converters.trace.rules.reshape import reshape_labels
@@ -11,6 +14,10 @@ from converters.trace.rules.reshape import reshape_labels
 __all__ = ["RULES", "SPATIAL"]
 
 ENTRYWISE = frozenset(("_weight_norm_interface", "mul", "div", "neg", "clone", "alias", "_to_copy", "detach"))
+
+LAID_OUT = frozenset(("view", "reshape", "_unsafe_view"))
+NORMED = frozenset(("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"))
+STATISTICS = frozenset(("var_mean", "mean", "sum", "var", "std"))
 
 SPATIAL = "its spatial positions are not interchangeable"
 
@@ -81,20 +88,58 @@ def _grouped(context: Context, image: Labels, kernel: Labels, groups: int, trans
 
 
 def _stored(context: Context, index: int) -> int | None:
-    """The parameter that a weight is, or is computed from entry by entry and read by nothing else (weight norm)."""
+    """The parameter that a weight is, or is computed from entry by entry (weight norm, standardised rows).
+
+    What enters beside it, gains and statistics, has to be the same for all that a row lists: the row's entries change
+    places with the channels of its group. Nothing else reads the weight.
+    """
     recording = context.recording
-    readers = Counter(i for op in recording.ops for i in set(op.refs()))
     makers = {i: op for op in recording.ops for i in op.outputs if i is not None}
-    named = set(recording.named.values())
+    named, rows = set(recording.named.values()), recording.shapes[index][0]
+    readers = _readers(context)
+    if len(readers[index]) != 1:
+        return None
     while index not in named:
-        op = makers.get(index)
-        if op is None or op.name not in ENTRYWISE or readers[index] != 1:
+        op, shape = makers.get(index), recording.shapes[index]
+        axis = 0 if shape[0] == rows else 1
+        if op is None or shape[: axis + 1] not in ((rows,), (1, rows)) or (op.name in NORMED and axis != 1):
             return None
-        alike = [i for i in op.refs() if recording.shapes[i] == recording.shapes[index]]
-        if len(alike) != 1 or readers[alike[0]] != 1:
+        if op.name not in ENTRYWISE | LAID_OUT | NORMED:
             return None
-        index = alike[0]
+        laid = op.name in LAID_OUT
+        shapes = [(i, recording.shapes[i]) for i in op.refs()]
+        sources = [i for i, own in shapes if own == shape or (laid and math.prod(own) == math.prod(shape))]
+        beside = [own for _, own in shapes if own != shape]
+        if len(sources) != 1 or (op.name in ENTRYWISE and any(_along(own, shape, axis + 1) > 1 for own in beside)):
+            return None
+        others = [other for other in readers[sources[0]] if other is not op]
+        if not all(_forgets(other, recording.shapes[sources[0]], rows) for other in others):
+            return None
+        index = sources[0]
     return index
+
+
+def _readers(context: Context) -> dict[int, list[Op]]:
+    """The operations that read each tensor."""
+    readers: dict[int, list[Op]] = defaultdict(list)
+    for op in context.recording.ops:
+        for index in set(op.refs()):
+            readers[index].append(op)
+    return readers
+
+
+def _along(own: Sequence[int], shape: Sequence[int], axis: int) -> int:
+    """How long an operand is on an axis of what it is broadcast to."""
+    place = axis - len(shape) + len(own)
+    return own[place] if place >= 0 else 1
+
+
+def _forgets(op: Op, shape: Sequence[int], rows: int) -> bool:
+    """Whether an operation takes sums, means or norms over all that a row lists."""
+    dims = op.args[1] if len(op.args) > 1 else None
+    if op.name not in STATISTICS or not isinstance(dims, tuple) or shape[0] != rows:
+        return False
+    return 1 in {axis % len(shape) for axis in dims if isinstance(axis, int)}
 
 
 def pixel_shuffle(context: Context) -> list[Labels]:
