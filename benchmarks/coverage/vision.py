@@ -109,6 +109,8 @@ def _detector(name: str) -> tuple[nn.Module, Any]:
 
     torch.manual_seed(0)
     model = models.get_model(name, weights=None, weights_backbone=None, num_classes=5)
+    if name == "ssd300_vgg16":  # its last feature maps need the full side
+        return model.eval(), ([torch.rand(3, 300, 300)],)
     for side in ("min_size", "max_size", "fixed_size"):
         if getattr(model.transform, side, None) is not None:
             setattr(model.transform, side, {"min_size": (64,), "max_size": 64, "fixed_size": (64, 64)}[side])
@@ -125,7 +127,14 @@ def _video(name: str, frames: int) -> tuple[nn.Module, Any]:
         model = transformer.SwinTransformer3d([2, 4, 4], 16, [2, 2], [2, 4], [2, 4, 4], num_classes=10)
         return model.eval(), clip
     if name == "mvit_v1_b":
-        return models.get_model(name, weights=None, num_classes=10, spatial_size=(32, 32)).eval(), clip
+        setting = models.video.mvit.MSBlockConfig
+        common = {"kernel_q": [3, 3, 3], "kernel_kv": [3, 3, 3], "stride_q": [1, 1, 1]}
+        blocks = [
+            setting(num_heads=1, input_channels=8, output_channels=16, stride_kv=[1, 2, 2], **common),
+            setting(num_heads=2, input_channels=16, output_channels=16, stride_kv=[1, 1, 1], **common),
+        ]
+        model = models.video.MViT((32, 32), frames, blocks, False, True, False, False, num_classes=10)
+        return model.eval(), clip
     if name == "s3d":
         return models.get_model(name, weights=None, num_classes=10).eval(), torch.randn(1, 3, frames, 224, 224)
     return models.get_model(name, weights=None, num_classes=10).eval(), clip

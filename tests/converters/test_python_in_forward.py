@@ -94,6 +94,20 @@ def sum_of_chosen(n: Net, x: Tensor, lengths: Tensor) -> Tensor:
     return n.last(n.first(x)[lengths > 2].relu().sum(0))
 
 
+def found(n: Net, x: Tensor) -> Tensor:
+    rows = n.last(n.first(x))
+    return rows[rows[:, 0] > 0]
+
+
+def test_outputs_of_another_shape_are_another_function() -> None:
+    """An uncoupled permutation finds other rows; the coupled one finds the same."""
+    model, x = net(found), torch.randn(9, 4)
+    report = verify(model, x)
+    assert report.sound, str(report)
+    assert report.units == 1
+    assert report.control >= 1.0
+
+
 def parts_of_chosen(n: Net, x: Tensor, lengths: Tensor) -> Tensor:
     return n.last(sum(part for part in n.first(x)[lengths > 2].relu()))
 
