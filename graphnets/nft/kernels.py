@@ -1,12 +1,14 @@
 """The two halves of an NFT block, each as one autograd node that works on what fits into a processor's cache.
 
-Values and gradients are those of the textbook formulas; the tests compare them with these in float64.
+Values and first derivatives are those of the textbook formulas; the tests compare them with these in float64. Both are
+computed in the parameters' precision, under autocast too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +24,19 @@ CHUNK = 2**21
 """Bytes of features that are worked on at a time, on CPUs."""
 
 EPS = 1e-5
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def _without_autocast(step: Step) -> Step:
+    """A step of an autograd node whose products keep the precision of what they are given."""
+
+    @wraps(step)
+    def run(ctx: Any, first: Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return step(ctx, first, *rest)
+
+    return cast(Step, run)
 
 
 class AttentionPlan(NamedTuple):
@@ -59,6 +74,7 @@ def attend(
         - result: ``[B, N, C]``
     """
     scale, shift = (None, None) if norm is None else norm
+    rows = rows.to(weight.dtype)
     out: Tensor = _Attend.apply(rows, weight, bias, scale, shift, plan)  # type: ignore[no-untyped-call]
     return out
 
@@ -67,6 +83,7 @@ class _Attend(torch.autograd.Function):
     """Keeps the input and the attention weights."""
 
     @staticmethod
+    @_without_autocast
     def forward(
         ctx: Any,
         rows: Tensor,
@@ -97,6 +114,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan: AttentionPlan = ctx.plan
         rows, weight, bias, scale, shift, pooled, *rest = ctx.saved_tensors
@@ -252,6 +270,7 @@ def feed_forward(
         inner, outer: weights and biases of the maps C to H and H to C.
         norm: scale and shift of the LayerNorm.
     """
+    rows = rows.to(norm[0].dtype)
     out: Tensor = _FeedForward.apply(rows, *inner, *outer, *norm)  # type: ignore[no-untyped-call]
     return out
 
@@ -260,6 +279,7 @@ class _FeedForward(torch.autograd.Function):
     """Keeps the input alone."""
 
     @staticmethod
+    @_without_autocast
     def forward(
         ctx: Any, rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, scale: Tensor, shift: Tensor
     ) -> Tensor:
@@ -273,6 +293,7 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, w1, b1, w2, scale, shift = ctx.saved_tensors
         flat = grad.reshape(x.shape)

@@ -159,6 +159,22 @@ def test_a_state_can_be_saved_and_loaded(option: str) -> None:
     assert torch.equal(other(batch), model(batch))
 
 
+def test_autocast_changes_little_in_values_and_gradients() -> None:
+    structure = structures()["cnn"]
+    batch = stack(structure, 3)
+    batch.x, batch.edge_attr = batch.x.float(), batch.edge_attr.float()
+    model = model_of(structure)
+    model.fit_statistics([batch])
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            rows = model.transform(model.read(batch))
+            weight = model.blocks[0].inner.weight  # type: ignore[union-attr]
+            results.append((rows.float(), *torch.autograd.grad(rows.float().sin().sum(), weight)))  # type: ignore[arg-type]
+    assert not torch.equal(results[0][0], results[1][0])
+    assert relative_error(results[1], results[0]) < 0.2
+
+
 def test_what_cannot_be_read_is_refused() -> None:
     model = model_of(structures()["mlp"])
     with pytest.raises(StructureMismatch, match="cannot read"):
