@@ -357,7 +357,7 @@ def measure(case: Case, options: argparse.Namespace, copied: float) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--allocator", choices=["here", *ALLOCATORS], help="only one; here: as this process has it")
     parser.add_argument("--only", default="", help="only rows whose batch and kind hold this")

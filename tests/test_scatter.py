@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.utils import scatter, segment, softmax
 
 from converters import collate, same_structure, to_graph
-from graphnets import NeuralGraphGNN, NeuronGNN
+from graphnets import NeuralGraphGNN, NeuronGNN, NeuronTransformer
 from graphnets.layered import Bundle
 from graphnets.message_passing.neural_graph import edge_extreme
 
@@ -96,7 +96,7 @@ def test_extremes_over_edges_and_their_gradients(
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", [NeuronGNN, NeuralGraphGNN])
+@pytest.mark.parametrize("kind", [NeuronGNN, NeuralGraphGNN, NeuronTransformer])
 def test_predictions_and_gradients_of_a_model(monkeypatch: pytest.MonkeyPatch, batch, kind: type[nn.Module]) -> None:
     assert same_structure(batch) is None
     model = kind(None, targets=2)

@@ -88,11 +88,10 @@ class _Scratch:
         """Query, key or value of every edge among all three."""
         return values[:, number * self.width : (number + 1) * self.width]
 
-    def ends(self, tile: Tile, maps: Tensor, number: int, table: Tensor) -> None:
-        """Write the nodes' part of queries (0), keys (1) or values (2)."""
-        at = tile.at_target(table) if number == 0 else tile.at_source(table)
+    def put(self, tile: Tile, maps: Tensor, number: int, nodes: Tensor) -> None:
+        """Write the nodes' part of queries (0), keys (1) or values (2), given at the edges."""
         shaped = tile.spread(self.columns(maps, number))
-        shaped.copy_(at.expand_as(shaped))
+        shaped.copy_(nodes.expand_as(shaped))
 
     def summed(self, first: Tensor, second: Tensor, tile: Tile) -> Tensor:
         """Sums over each head's channels of a product ``[E, C]``, ``[E, heads]``; either may be spread."""
@@ -125,8 +124,8 @@ class _Attention(torch.autograd.Function):
         for part, values, score in zip(tiles, parts, scores, strict=True):
             for tile in part:
                 maps = room.maps[: tile.place.stop - tile.place.start, : 2 * width]
-                room.ends(tile, maps, 0, query)
-                room.ends(tile, maps, 1, key)
+                room.put(tile, maps, 0, tile.at_target(query))
+                room.put(tile, maps, 1, tile.at_source(key))
                 maps.addmm_(values[tile.place], weight[: 2 * width].t())
                 product = torch.mul(room.columns(maps, 0), room.columns(maps, 1), out=room.one[: len(maps)])
                 torch.mm(product, room.by_head, out=score[tile.place])
@@ -168,7 +167,7 @@ class _Attention(torch.autograd.Function):
         width, parts, wanted = query.shape[2], links.join(edges), any(ctx.needs_input_grad[4:])
         into, filled = edge_grads(links, parts, handed) if wanted else ([], [])
         tiles = links.tiles(3 * width, query)
-        room, (key, plain, signed) = _Scratch(query, heads, tiles), sources.split(width, -1)
+        room = _Scratch(query, heads, tiles)
         wide = room.by_head.t()
         outer, outer_signed = grad * (inverse @ wide), grad_other * (root @ wide)
         # What the softmax takes off each score's gradient, per node and head.
@@ -179,17 +178,18 @@ class _Attention(torch.autograd.Function):
         for number, (part, values) in enumerate(zip(tiles, parts, strict=True)):
             for tile in part:
                 edge, maps = values[tile.place], room.maps[: tile.place.stop - tile.place.start]
-                room.ends(tile, maps, 0, query)
-                room.ends(tile, maps, 1, key)
-                room.ends(tile, maps, 2, plain)
+                key, plain, signed = tile.at_source(sources).split(width, -1)
+                told, told_signed = tile.at_target(outer), tile.at_target(outer_signed)
+                for column, nodes in enumerate((tile.at_target(query), key, plain)):
+                    room.put(tile, maps, column, nodes)
                 maps.addmm_(edge, weight[: 3 * width].t())
-                asked, told, value = (tile.spread(room.columns(maps, n)) for n in range(3))
-                shares = room.summed(asked, told, tile)
+                asked, answer, value = (tile.spread(room.columns(maps, n)) for n in range(3))
+                shares = room.summed(asked, answer, tile)
                 shares.sub_(room.at(top, tile, shares)).exp_()
                 back = room.grads[: len(edge)]
-                from_other = room.summed(tile.at_target(outer_signed), tile.at_source(signed), tile)
+                from_other = room.summed(told_signed, signed, tile)
                 gate = torch.mm(edge, weight[3 * width :].t())
-                score = room.summed(tile.at_target(outer), value, tile)
+                score = room.summed(told, value, tile)
                 score.sub_(room.at(level, tile, shares)).addcmul_(gate, from_other)
                 score.addcmul_(shares, room.at(level_signed, tile, shares), value=-1).mul_(shares)
                 torch.mul(shares, from_other, out=back[:, 3 * width :])
@@ -197,11 +197,11 @@ class _Attention(torch.autograd.Function):
                 torch.mul(spread, room.columns(maps, 1), out=room.columns(back, 0))
                 torch.mul(spread, room.columns(maps, 0), out=room.columns(back, 1))
                 wide_shares = tile.spread(room.widened(shares))
-                torch.mul(wide_shares, tile.at_target(outer), out=tile.spread(room.columns(back, 2)))
+                torch.mul(wide_shares, told, out=tile.spread(room.columns(back, 2)))
                 tile.to_target(room.columns(back, 0), to_query)
                 tile.to_source(back[:, width : 3 * width], to_key_value)
                 carried = room.widened(gate.mul_(shares))
-                tile.spread(carried).mul_(tile.at_target(outer_signed))
+                tile.spread(carried).mul_(told_signed)
                 tile.to_source(carried, to_signed)
                 to_weight.addmm_(back.t(), edge)
                 if wanted and filled[number]:
