@@ -111,6 +111,11 @@ class Recorder(TorchDispatchMode):
         self.seen: Tensor | None = None
         self.ragged: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is ever compiled; torch would wrap each call to say so."""
+        return False
+
     def register(self, tensor: Tensor) -> int:
         """Number a tensor and remember it by identity."""
         index = self.recording.new(tensor)
@@ -122,7 +127,7 @@ class Recorder(TorchDispatchMode):
         """The number of a tensor; one never seen is a constant of the network."""
         entry = self.known.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
-            return self._current(tensor, entry[1])
+            return self._current(tensor, entry[1]) if self.writes else entry[1]
         index = self.register(tensor)
         if tensor.numel() * tensor.element_size() > MAX_CONSTANT:
             raise ExampleInputError(
@@ -164,7 +169,7 @@ class Recorder(TorchDispatchMode):
         results = out if isinstance(out, (tuple, list)) else (out,)
         outputs = tuple(self.register(item) if isinstance(item, Tensor) else None for item in results)
         self._append(Op(str(func), encoded, named, outputs, self.scope[-1]), results)
-        if self.ragged.intersection(self.recording.ops[-1].refs()) or selects(func, args):
+        if selects(func, args) or (self.ragged and self.ragged.intersection(self.recording.ops[-1].refs())):
             self.ragged.update(i for i in outputs if i is not None and i not in self.recording.values)
         if shortcut is not None:
             self.made_up.update(index for index in outputs if index is not None)
@@ -264,14 +269,17 @@ class Recorder(TorchDispatchMode):
         )
 
     def _is_constant(self, op: Op) -> bool:
-        rec = self.recording
-        return all(index in rec.values or index in rec.constants for index in op.refs()) and op.name not in RANDOM
+        values, constants = self.recording.values, self.recording.constants
+        for index in op.refs():
+            if index not in values and index not in constants:
+                return False
+        return op.name not in RANDOM
 
     def _encode(self, leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            return Ref(self.find(leaf))
         if type(leaf) in PLAIN:
             return leaf
+        if isinstance(leaf, Tensor):
+            return Ref(self.find(leaf))
         if isinstance(leaf, torch.dtype):
             if leaf.is_complex and leaf == self.dtype.to_complex():
                 return Symbol("complex")

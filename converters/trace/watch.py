@@ -178,9 +178,10 @@ def plain_functions() -> Iterator[None]:
 @contextmanager
 def quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
     """Eval mode, no gradients, no fused paths; modules announce themselves; everything is put back."""
-    training = {module: module.training for module in model.modules()}
+    modules = dict(model.named_modules())
+    training = {module: module.training for module in modules.values()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_fake(buffer)}
-    attributes = {module: dict(vars(module)) for module in model.modules()}
+    attributes = {module: dict(vars(module)) for module in modules.values()}
     handles = []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -190,7 +191,7 @@ def quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
         fastpath = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            for name, module in model.named_modules():
+            for name, module in modules.items():
                 handles.append(module.register_forward_pre_hook(lambda m, a, name=name: scope.append(name)))
                 handles.append(module.register_forward_hook(lambda m, a, o: _leave(scope)))
             model.eval()

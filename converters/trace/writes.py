@@ -27,6 +27,9 @@ class Writes:
         self._log: dict[int, list[tuple[int, Tensor, str]]] = {}
         self._seen: dict[int, int] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._log)
+
     def add(self, number: int, target: Tensor, name: str) -> None:
         """``target``, now known as ``number``, was written to by ``name``; its storage lives as long as the log."""
         self._log.setdefault(target.untyped_storage()._cdata, []).append((number, target, name))
