@@ -66,8 +66,11 @@ def _convolution(
     return zeros.like(x, x.shape[0], weight.shape[0], *sizes) if min(sizes) > 0 else None
 
 
-def _gelu(zeros: Zeros, x: Tensor, approximate: str = "none") -> Tensor | None:
-    return zeros.like(x, *x.shape) if x.is_contiguous() else None
+def _elementwise(zeros: Zeros, x: Tensor, *others: Any, **more: Any) -> Tensor | None:
+    tensors = [other for other in others if isinstance(other, Tensor)]
+    alike = all(y.is_contiguous() and y.shape == x.shape and y.dtype == x.dtype for y in (x, *tensors))
+    real = x.is_floating_point() and not any(isinstance(other, complex) for other in others)
+    return zeros.like(x, *x.shape) if alike and real else None
 
 
 def _attention(
@@ -98,7 +101,11 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.addmm.default: _addmm,
     aten.bmm.default: _bmm,
     aten.convolution.default: _convolution,
-    aten.gelu.default: _gelu,
+    aten.gelu.default: _elementwise,
+    aten.relu.default: _elementwise,
+    aten.add.Tensor: _elementwise,
+    aten.mul.Tensor: _elementwise,
+    aten.roll.default: _elementwise,
     aten.native_layer_norm.default: _layer_norm,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
 }

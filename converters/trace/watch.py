@@ -178,7 +178,7 @@ def plain_functions() -> Iterator[None]:
 @contextmanager
 def quiet(model: nn.Module, scope: list[str]) -> Iterator[None]:
     """Eval mode, no gradients, no fused paths; modules announce themselves; everything is put back."""
-    modules = dict(model.named_modules())
+    modules: dict[str, Any] = dict(model.named_modules())
     training = {module: module.training for module in modules.values()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not is_fake(buffer)}
     attributes = {module: dict(vars(module)) for module in modules.values()}

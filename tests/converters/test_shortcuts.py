@@ -39,6 +39,11 @@ CALLS: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
         {},
     ),
     "gelu": (aten.gelu.default, (draw(2, 3),), {"approximate": "tanh"}),
+    "relu": (aten.relu.default, (draw(2, 3),), {}),
+    "add": (aten.add.Tensor, (draw(2, 3), draw(2, 3)), {"alpha": 2}),
+    "mul": (aten.mul.Tensor, (draw(2, 3), draw(2, 3)), {}),
+    "add_number": (aten.add.Tensor, (draw(2, 3), 1), {}),
+    "roll": (aten.roll.default, (draw(2, 3, 4), [1, -1], [1, 2]), {}),
     "layer_norm": (aten.native_layer_norm.default, (draw(2, 3, 4), [3, 4], draw(3, 4), None, 1e-5), {}),
     "attention": (
         aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -73,6 +78,11 @@ UNUSUAL: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (draw(2, 3, 2), draw(4, 3, 5), None, [1], [0], [1], False, [0], 1),
     ),
     "gelu": (aten.gelu.default, (draw(3, 2).t(),)),
+    "add_broadcast": (aten.add.Tensor, (draw(2, 3), draw(3))),
+    "add_complex": (aten.add.Tensor, (draw(2, 3), 1j)),
+    "mul_turned": (aten.mul.Tensor, (draw(2, 3), draw(3, 2).t())),
+    "mul_promoted": (aten.mul.Tensor, (draw(2, 3), draw(2, 3).double())),
+    "roll_integers": (aten.roll.default, (torch.arange(4), [1])),
     "layer_norm": (aten.native_layer_norm.default, (draw(2, 4, 3).transpose(1, 2), [4], None, None, 1e-5)),
     "attention": (aten._scaled_dot_product_flash_attention_for_cpu.default, (draw(2, 3, 5, 8),) * 3),
 }
