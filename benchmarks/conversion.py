@@ -213,9 +213,12 @@ def again(rounds: int) -> None:
     import transformers
 
     bert = transformers.BertModel(transformers.BertConfig(attn_implementation="eager"))
+    swin = transformers.SwinModel(transformers.SwinConfig())
     networks: dict[str, tuple[nn.Module, Any]] = {
         "ResNet-18, 32 px": (resnet18(), torch.zeros(2, 3, 32, 32)),
+        "ResNet-18, 64 px": (resnet18(), torch.zeros(2, 3, 64, 64)),
         "BERT-base, 8 tokens": (bert, {"input_ids": torch.arange(3, 11)[None]}),
+        "Swin-T, 224 px": (swin, {"pixel_values": torch.zeros(1, 3, 224, 224)}),
     }
     rows = []
     for name, (net, example) in networks.items():
