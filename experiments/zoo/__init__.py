@@ -9,6 +9,8 @@ from experiments.zoo.generation import generate, get_zoo
 from experiments.zoo.inspection import Report, info, verify
 from experiments.zoo.nets import Architecture
 from experiments.zoo.properties import PROPERTIES
+from experiments.zoo.sirens.config import SirenConfig
+from experiments.zoo.sirens.network import Sine, SirenArchitecture
 from experiments.zoo.splits import UNSEEN, unseen
 from experiments.zoo.zoo import Zoo, load_zoo
 
@@ -17,6 +19,9 @@ __all__ = [
     "UNSEEN",
     "Architecture",
     "Report",
+    "Sine",
+    "SirenArchitecture",
+    "SirenConfig",
     "Zoo",
     "ZooConfig",
     "ZooConfigError",

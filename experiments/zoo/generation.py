@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
-from filelock import FileLock
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from converters import trace
 from experiments.data import ImageData, load_images
-from experiments.zoo.config import GENERATOR_VERSION, ZooConfig
+from experiments.zoo.config import ZooConfig
 from experiments.zoo.errors import ZooError
-from experiments.zoo.executors import EXECUTORS
+from experiments.zoo.folder import ROOT_VARIABLE, Production, finish, one_thread, produce, shard_entry
 from experiments.zoo.nets import Architecture, architectures_of
 from experiments.zoo.properties import measure
 from experiments.zoo.sampling import Recipe, draw_recipe
+from experiments.zoo.sirens.config import SirenConfig, parse_zoo
+from experiments.zoo.sirens.generation import SIRENS
 from experiments.zoo.splits import split_runs
-from experiments.zoo.storage import (
-    HEADER,
-    RECORDS,
-    WEIGHTS,
-    ShardContent,
-    ShardFile,
-    encode_shard,
-    file_checksum,
-    read_header,
-    read_shard,
-    write_durably,
-    write_header,
-    write_records,
-)
+from experiments.zoo.storage import WEIGHTS, ShardContent, ShardFile, encode_shard, read_shard
 from experiments.zoo.training import STACKS, train_stack
-from experiments.zoo.zoo import Zoo, load_zoo, with_architecture
+from experiments.zoo.zoo import Zoo
 
 __all__ = ["ROOT_VARIABLE", "StackTask", "generate", "get_zoo", "plan_stacks", "train_shards"]
 
-ROOT_VARIABLE = "GRAPHNETS_ZOO_ROOT"
-Configuration = ZooConfig | DictConfig | Mapping[str, Any]
+Configuration = ZooConfig | SirenConfig | DictConfig | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ def generate(config: Configuration, root: str | Path | None = None, *, progress:
     is. Processes that ask for the same zoo wait for one another.
 
     Args:
-        config: see `ZooConfig`; a mapping or a composed hydra config.
+        config: see `ZooConfig` and `SirenConfig`; a mapping or a composed hydra config.
         root: the folder of zoos; else the environment's ``GRAPHNETS_ZOO_ROOT``, else the configuration's.
         progress: whether to show a bar; None shows one on a terminal.
 
@@ -86,23 +67,10 @@ def generate(config: Configuration, root: str | Path | None = None, *, progress:
         ZooConfigError: the configuration is wrong.
         ZooError: the executor is not installed, or the folder holds something else.
     """
-    parsed = ZooConfig.parse(config)
-    parent = Path(root or os.environ.get(ROOT_VARIABLE) or parsed.root)
-    folder = parent / parsed.folder_name
-    parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(parent / f".{parsed.folder_name}.lock"):
-        data = load_images(parsed.data)
-        header = _begin(folder, parsed, data)
-        if header["status"] != "complete" or _damaged(folder, header):
-            architectures = architectures_of(parsed.architecture, data.image_shape, data.classes)
-            tasks = plan_stacks(parsed, architectures)
-            todo = [rest for task in tasks if (rest := _unfinished(folder, task)).recipes]
-            results = EXECUTORS[parsed.executor](train_shards, todo, parsed.workers)
-            for shards in _shown(results, len(todo), parsed.name, progress):
-                for shard in shards:
-                    write_durably(folder / WEIGHTS / shard.name, shard.data)
-            _finish(folder, header, tasks)
-    return load_zoo(folder)
+    parsed = parse_zoo(config)
+    if isinstance(parsed, SirenConfig):
+        return produce(parsed, root, progress, SIRENS)
+    return produce(parsed, root, progress, Production(_plan, _unfinished, train_shards, _finish))
 
 
 def plan_stacks(config: ZooConfig, architectures: list[Architecture]) -> list[StackTask]:
@@ -124,7 +92,7 @@ def train_shards(task: StackTask) -> list[ShardFile]:
 
     Networks that are not finite are left out of the tensors and named in the shard.
     """
-    with _one_thread():
+    with one_thread():
         data = load_images(task.config.data)
         stack = train_stack(task.config, task.recipes, data)
         measured = measure(task.config, stack, data)
@@ -143,48 +111,7 @@ def train_shards(task: StackTask) -> list[ShardFile]:
     return shards
 
 
-def _begin(folder: Path, config: ZooConfig, data: ImageData) -> dict[str, Any]:
-    """The header of the zoo in ``folder``; a first one is written where there is none."""
-    if (folder / HEADER).exists():
-        header = read_header(folder)
-        for key, expected in (("fingerprint", config.fingerprint), ("data", _describe(data))):
-            if header[key] != expected:
-                raise ZooError(
-                    f"{folder} was generated with another {key}: it has {header[key]}, now it is {expected}; "
-                    "move the folder away and generate the zoo again"
-                )
-        return header
-    header = {
-        "status": "generating",
-        "name": config.name,
-        "fingerprint": config.fingerprint,
-        "generator": GENERATOR_VERSION,
-        "config": config.to_dict(),
-        "data": _describe(data),
-    }
-    write_header(folder, header)
-    return header
-
-
-def _describe(data: ImageData) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "classes": data.classes,
-        "image_shape": list(data.image_shape),
-        "pool_images": len(data.pool),
-        "test_images": len(data.test),
-    }
-
-
-def _damaged(folder: Path, header: dict[str, Any]) -> bool:
-    """Whether files of a finished zoo are missing or have another size."""
-    sizes = {folder / WEIGHTS / shard["file"]: shard["bytes"] for shard in header["shards"]}
-    whole = all(file.exists() and file.stat().st_size == size for file, size in sizes.items())
-    return not whole or not (folder / RECORDS).exists()
-
-
-def _unfinished(folder: Path, task: StackTask) -> StackTask:
+def _unfinished(folder: Path, task: StackTask) -> StackTask | None:
     """The networks of a stack whose shard is not there or damaged: all others need no training.
 
     Where a part of a stack would not give the same bits, it is the whole stack or nothing.
@@ -197,10 +124,10 @@ def _unfinished(folder: Path, task: StackTask) -> StackTask:
     if finished and len(finished) < len(task.files) and not STACKS[task.recipes[0].architecture.family].exact_in_parts:
         finished = set()
     recipes = tuple(recipe for recipe in task.recipes if recipe.architecture.name not in finished)
-    return replace(task, recipes=recipes)
+    return replace(task, recipes=recipes) if recipes else None
 
 
-def _finish(folder: Path, header: dict[str, Any], tasks: list[StackTask]) -> None:
+def _finish(folder: Path, header: Mapping[str, Any], tasks: Sequence[StackTask]) -> None:
     """Joins the shards' records, traces the structures and marks the zoo complete."""
     config = tasks[0].config
     splits = split_runs(range(config.size), config.splits, config.seed)
@@ -215,52 +142,12 @@ def _finish(folder: Path, header: dict[str, Any], tasks: list[StackTask]) -> Non
             for row, record in enumerate(content.records):
                 run = record["id"]
                 rows.append({"id": run, "run": run, "split": splits[run], "shard": name, "row": row} | record)
-            shards.append(
-                {
-                    "file": name,
-                    "architecture": architecture,
-                    "networks": len(content.records),
-                    "bytes": path.stat().st_size,
-                    "sha256": file_checksum(path),
-                }
-            )
+            shards.append(shard_entry(path, architecture, len(content.records)))
     if not rows:
         raise ZooError(f"{folder}: none of {config.size} networks is finite; narrow ranges.learning_rate")
     architectures = sorted({recipe.architecture for task in tasks for recipe in task.recipes})
-    records = pd.DataFrame(rows).sort_values("id", ignore_index=True)
-    write_records(folder, with_architecture(records, {each.name: each for each in architectures}))
-    complete = {
-        "status": "complete",
-        "networks": {"trained": config.size, "kept": len(rows), "left_out": len(left_out)},
-        "left_out": sorted(left_out),
-        "architectures": {each.name: each.to_dict() for each in architectures},
-        "structures": {each.name: trace(each.build(), each.example_input()).to_json() for each in architectures},
-        "shards": shards,
-    }
-    header = {key: value for key, value in header.items() if key != "schema"}
-    write_header(folder, header | complete)
-    for leftover in [*folder.glob(".*.tmp"), *(folder / WEIGHTS).glob(".*.tmp")]:
-        leftover.unlink()
+    finish(folder, header, rows, shards, left_out, architectures)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _shown(
-    results: Iterator[list[ShardFile]], total: int, name: str, progress: bool | None
-) -> Iterator[list[ShardFile]]:
-    console = Console(stderr=True)
-    shown = console.is_terminal if progress is None else progress
-    columns = [TextColumn(f"zoo {name}"), BarColumn(), MofNCompleteColumn(), TextColumn("stacks")]
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown or not total) as bar:
-        job = bar.add_task(name, total=total)
-        for result in results:
-            yield result
-            bar.advance(job)
+def _plan(config: ZooConfig, data: ImageData) -> list[StackTask]:
+    return plan_stacks(config, architectures_of(config.architecture, data.image_shape, data.classes))

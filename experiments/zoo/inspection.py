@@ -13,6 +13,9 @@ from torch import Tensor
 from experiments.data import ImageData, load_images
 from experiments.zoo.errors import ZooError
 from experiments.zoo.properties import PROPERTIES
+from experiments.zoo.sirens.config import SirenConfig
+from experiments.zoo.sirens.generation import psnr, targets_of
+from experiments.zoo.sirens.network import grid
 from experiments.zoo.storage import WEIGHTS, file_checksum, read_shard
 from experiments.zoo.zoo import Zoo, load_zoo
 
@@ -51,7 +54,7 @@ def info(path: str | Path) -> dict[str, Any]:
     """A summary of a zoo: its header in short, its splits, and the distribution of each property."""
     zoo = load_zoo(path)
     summary = {key: value for key, value in zoo.header.items() if key not in ("structures", "shards")}
-    quantiles = zoo.records[list(PROPERTIES)].quantile([0, 0.25, 0.5, 0.75, 1]).round(4)
+    quantiles = zoo.records[_properties(zoo)].quantile([0, 0.25, 0.5, 0.75, 1]).round(4)
     quantiles.index = ["min", "25%", "median", "75%", "max"]
     return summary | {
         "path": str(zoo.path),
@@ -67,7 +70,8 @@ def verify(path: str | Path, networks: int = 8) -> Report:
 
     Every shard must be readable, have its recorded checksum, finite tensors of the right shapes and the
     networks that the records name; splits must not share a run. Then ``networks`` of them, evenly spaced,
-    are rebuilt as ordinary modules and their accuracy on the test and the shifted images is measured anew.
+    are rebuilt as ordinary modules, and what they were recorded for is measured anew: the accuracy on the test and the
+    shifted images, or how well a SIREN draws its image.
 
     Raises:
         ZooError: there is no complete zoo at ``path``.
@@ -79,7 +83,7 @@ def verify(path: str | Path, networks: int = 8) -> Report:
     records = zoo.records
     if len(records) != len(zoo):
         faults.append(f"records.parquet has {len(records)} rows, zoo.json says {len(zoo)}")
-    if not np.isfinite(records[list(PROPERTIES)].to_numpy()).all():
+    if not np.isfinite(records[_properties(zoo)].to_numpy()).all():
         faults.append("records.parquet has properties that are not finite")
     if records.groupby("run")["split"].nunique().max() > 1:
         faults.append("records.parquet has a run in more than one split")
@@ -89,6 +93,11 @@ def verify(path: str | Path, networks: int = 8) -> Report:
         for index in chosen:
             faults += _network_faults(zoo, int(index), data)
     return Report(zoo.path, len(records), len(zoo.header["shards"]), len(chosen), faults)
+
+
+def _properties(zoo: Zoo) -> list[str]:
+    """What the networks of a zoo are measured by."""
+    return ["psnr"] if isinstance(zoo.config, SirenConfig) else list(PROPERTIES)
 
 
 def _shard_faults(zoo: Zoo, shard: dict[str, Any]) -> list[str]:
@@ -110,14 +119,14 @@ def _shard_faults(zoo: Zoo, shard: dict[str, Any]) -> list[str]:
     if rows["id"].tolist() != [record["id"] for record in content.records]:
         faults.append(f"{path}: its networks are not those of records.parquet")
     else:
-        for name in PROPERTIES:
+        for name in _properties(zoo):
             if rows[name].tolist() != [record[name] for record in content.records]:
                 faults.append(f"{path}: its {name} is not that of records.parquet")
     return faults
 
 
 def _network_faults(zoo: Zoo, index: int, data: ImageData) -> list[str]:
-    """Rebuilds one network as a module and measures its accuracies."""
+    """Rebuilds one network as a module and measures it."""
     row = zoo.records.iloc[index]
     architecture = zoo.architectures[row["architecture"]]
     position = int(np.searchsorted(zoo.of(architecture.name)["id"].to_numpy(), row["id"]))
@@ -125,15 +134,23 @@ def _network_faults(zoo: Zoo, index: int, data: ImageData) -> list[str]:
     module = architecture.build().eval()
     module.load_state_dict({name: tensor[0] for name, tensor in weights.items()})
 
+    @torch.no_grad()
     def accuracy(images: Tensor, labels: Tensor) -> float:
-        with torch.no_grad():
-            return float((module(architecture.prepare(images)).argmax(1) == labels).double().mean())
+        return float((module(architecture.prepare(images)).argmax(1) == labels).double().mean())
+
+    @torch.no_grad()
+    def quality() -> float:
+        image = targets_of(data)[0][row["image"]]
+        return psnr(float((module(grid(*image.shape[1:])) - image.flatten(1).t()).square().mean()))
 
     faults = []
-    checks = {
-        "test_accuracy": (accuracy(data.test, data.test_labels), 1.5 / len(data.test)),
-        "robustness_shift": (accuracy(data.shifted, data.shifted_labels), 1.5 / len(data.test)),
-    }
+    if isinstance(zoo.config, SirenConfig):
+        checks = {"psnr": (quality(), 0.1)}
+    else:
+        checks = {
+            "test_accuracy": (accuracy(data.test, data.test_labels), 1.5 / len(data.test)),
+            "robustness_shift": (accuracy(data.shifted, data.shifted_labels), 1.5 / len(data.test)),
+        }
     for name, (measured, tolerance) in checks.items():
         if abs(measured - row[name]) > tolerance:
             faults.append(f"network {row['id']}: {name} is recorded as {row[name]:.4f}, is {measured:.4f}")

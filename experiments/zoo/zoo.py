@@ -16,6 +16,8 @@ from converters import Structure
 from experiments.zoo.config import ZooConfig
 from experiments.zoo.errors import ZooError
 from experiments.zoo.nets import Architecture
+from experiments.zoo.sirens.config import SirenConfig, parse_zoo
+from experiments.zoo.sirens.network import SirenArchitecture
 from experiments.zoo.storage import WEIGHTS, read_header, read_records, read_shard
 
 __all__ = ["Zoo", "load_zoo", "with_architecture"]
@@ -52,24 +54,26 @@ class Zoo:
         return f"{self.header['fingerprint']}-{self.header['data']['fingerprint']}"
 
     @property
-    def config(self) -> ZooConfig:
+    def config(self) -> ZooConfig | SirenConfig:
         """How it was generated."""
-        return ZooConfig.parse(self.header["config"])
+        return parse_zoo(self.header["config"])
 
     @cached_property
     def records(self) -> pd.DataFrame:
         """A row per network, ordered by ``id``.
 
         Columns: id, run, split (train, val, test), shard and row (where the weights lie), architecture,
-        what it is made of (topology, family, depth, width, activation), the hyper-parameters, and the
-        properties of `experiments.zoo.properties.measure`.
+        what it is made of (topology, family, depth, width, activation); of classifiers the hyper-parameters and the
+        properties of `experiments.zoo.properties.measure`, of SIRENs label, image, copy and psnr.
         """
         return with_architecture(read_records(self.path), self.architectures)
 
     @cached_property
     def architectures(self) -> dict[str, Architecture]:
         """The architectures by name."""
-        return {name: Architecture.from_dict(values) for name, values in self.header["architectures"].items()}
+        kinds: dict[str, type[Architecture]] = {"siren": SirenArchitecture}
+        described = self.header["architectures"].items()
+        return {name: kinds.get(values["family"], Architecture).from_dict(values) for name, values in described}
 
     @cached_property
     def structures(self) -> dict[str, Structure]:
