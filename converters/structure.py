@@ -39,16 +39,14 @@ class IndexArray:
         runs: list[tuple[int, int, int]] = []
         values = np.asarray(values, dtype=np.int64)
         steps = values[1:] - values[:-1]
-        if len(values) and (not len(steps) or (steps == steps[0]).all()):
-            return cls(((int(values[0]), int(steps[0]) if len(steps) else 0, len(values)),))
+        if len(steps) and (steps == steps[0]).all():
+            return cls(((int(values[0]), int(steps[0]), len(values)),))
         turns = np.append(np.flatnonzero(np.diff(steps)) + 1, len(steps))
         start = 0
         while start < len(values):
-            stop = start + 1
-            if start < len(steps):
-                stop = int(turns[np.searchsorted(turns, start, side="right")]) + 1
-            step = int(steps[start]) if stop - start > 1 else 0
-            runs.append((int(values[start]), step, stop - start))
+            last = start >= len(steps)
+            stop = start + 1 if last else int(turns[np.searchsorted(turns, start, side="right")]) + 1
+            runs.append((int(values[start]), int(steps[start]) if stop - start > 1 else 0, stop - start))
             start = stop
         return cls(tuple(runs))
 
