@@ -132,7 +132,7 @@ def size(count: float) -> str:
 
 
 def many(networks: int, rounds: int) -> None:
-    """One by one against all at once."""
+    """One by one, all at once, and a mere copy of the weights."""
     net = mlp(16, 16, 16, 10)
     structure = trace(net)
     stack = {name: torch.randn(networks, *value.shape) for name, value in net.state_dict().items()}
@@ -141,7 +141,11 @@ def many(networks: int, rounds: int) -> None:
     def one_by_one() -> list[NeuronGraph]:
         return [to_graph(weights, structure=structure) for weights in singles]
 
-    times = interleaved({"to_graph": one_by_one, "to_graphs": lambda: to_graphs(stack, structure)}, rounds)
+    def copied() -> list[torch.Tensor]:
+        return [tensor.clone() for tensor in stack.values()]
+
+    work = {"to_graph": one_by_one, "to_graphs": lambda: to_graphs(stack, structure), "copying the weights": copied}
+    times = interleaved(work, rounds)
     rows = [(name, duration(t), duration(t / networks), f"{times['to_graph'] / t:.1f}x") for name, t in times.items()]
     table(f"{networks} MLPs 16-16-16-10 to graphs", ("", "all", "each", "speed"), rows)
 
