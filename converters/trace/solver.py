@@ -361,7 +361,7 @@ class Solver:
         first = np.append(True, root[ids[order[1:]]] != root[ids[order[:-1]]])[: len(order)]
         best = order[first]
         family[root[ids[best]]], value[root[ids[best]]] = families[best], values[best]
-        self._inherit(root, family, value)
+        self._inherit(root, family, value, sizes[unit] == 1)
         fixed = np.array([f.kind not in ("mark", "kernel") for f in self.families] + [False])[family]
         fixed &= sizes[unit] == 1
         identity = np.where(fixed, n + family * (1 << 32) + value, root)[root]
@@ -369,8 +369,8 @@ class Solver:
             identity, unit[root], member[root], slot[root], family[root], value[root], raw, root, units, sizes
         )
 
-    def _inherit(self, root: Ids, family: Ids, value: Ids) -> None:
-        """Pieces of fixed elements are fixed for the same cause."""
+    def _inherit(self, root: Ids, family: Ids, value: Ids, stays: NDArray[np.bool_]) -> None:
+        """Pieces of fixed elements are fixed for the same cause; what has positions of a kernel alone is one itself."""
         child, parent, _ = self._relations(root)
         derived: dict[int, int] = {}
         count: dict[int, int] = {}
@@ -386,3 +386,11 @@ class Solver:
                 kinds.append(old.kind)
             family[c] = derived[int(family[p])]
             value[c] = count[int(family[c])] = count.get(int(family[c]), -1) + 1
+        free, kernel = (family < 0) & stays, np.array([kind == "kernel" for kind in kinds] + [False])[family]
+        below = np.zeros(self.count, np.bool_)
+        below[child[kernel[parent]]] = True
+        known = kernel | (below & free)
+        pieces, positions = (np.bincount(ends, minlength=self.count) for ends in (parent, parent[known[child]]))
+        whole = np.flatnonzero(free & (below | ((pieces > 0) & (pieces == positions))))
+        family[whole] = self.family("kernel", "a kernel", "it is made of positions of a kernel")
+        value[whole] = np.arange(len(whole))
