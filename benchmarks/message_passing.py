@@ -317,13 +317,8 @@ def bytes_per_second() -> float:
 def products(case: Case, nodes: int, edges: int) -> int:
     """Multiplications of ours, forward, again and backward, in one layer."""
     width, inner = case.channels, case.edge_channels
-    per_edge = 8 * width * inner + 4 * width * inner if case.kind == "message passing" else 0
-    per_node = 11 * width**2
-    if case.kind == "attention":
-        heads = 4
-        per_edge = 8 * width * inner + 4 * (3 * width + heads) * inner
-        per_node = 11 * width**2
-    return edges * per_edge + 3 * nodes * per_node
+    mapped, per_node = (width, 11) if case.kind == "message passing" else (3 * width + 4, 12)
+    return edges * (8 * width + 4 * mapped) * inner + 3 * nodes * per_node * width**2
 
 
 EDGE_PASSES = 9
