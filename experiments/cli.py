@@ -89,13 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.set_defaults(command=_convert)
 
-    zoo = commands.add_parser("zoo", help="generate, describe and check zoos of trained networks")
+    zoo = commands.add_parser("zoo", help="generate, import, describe and check zoos of trained networks")
     actions = zoo.add_subparsers(required=True, metavar="ACTION")
     generate = actions.add_parser("generate", help="train a zoo, or what is missing of it")
     generate.add_argument("config", help="name of a config in configs/zoo, such as digits_mlp")
     generate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config, such as size=500")
     generate.add_argument("--root", type=Path, help="folder of zoos [the config's]")
     generate.set_defaults(command=_zoo_generate)
+    bring = actions.add_parser("import", help="convert a published zoo, once, to a folder in our own format")
+    bring.add_argument("format", help="the published format: small_cnn_zoo")
+    bring.add_argument("folder", type=Path, help="where its files lie")
+    bring.add_argument("--name", help="name of the zoo [the folder's]")
+    bring.add_argument("--root", type=Path, help="folder of zoos [$GRAPHNETS_ZOO_ROOT or data/zoos]")
+    bring.set_defaults(command=_zoo_import)
     info = actions.add_parser("info", help="sizes, splits and properties of a zoo")
     info.add_argument("path", type=Path)
     info.add_argument("--json", action="store_true", help="everything, as JSON")
@@ -275,6 +281,19 @@ def _zoo_generate(options: argparse.Namespace, console: Console) -> int:
         raise CommandError(f"zoo {options.config!r}: {reason}; known zoos are {known}") from error
     zoo = get_zoo(config, options.root)
     console.print(f"{len(zoo.records)} networks in {zoo.path}", markup=False, highlight=False)
+    return 0
+
+
+def _zoo_import(options: argparse.Namespace, console: Console) -> int:
+    from experiments.zoo import ImportConfig, import_zoo
+
+    name = options.name or options.folder.resolve().name
+    config = {"importer": options.format, "name": name, "folder": str(options.folder)}
+    zoo = import_zoo(ImportConfig.parse(config), options.root)
+    left_out = zoo.header["networks"]["left_out"]
+    console.print(
+        f"{len(zoo)} networks in {zoo.path}, {left_out} left out as not finite", markup=False, highlight=False
+    )
     return 0
 
 

@@ -90,7 +90,9 @@ def build_records(experiment: Experiment, summary: Summary, zoo: str) -> dict[in
     config = {k: v for k, v in experiment.resolved.items() if k not in ("output", "record", "execution", "report")}
     for zoo_key in ("zoo", "test_zoo"):
         if config[zoo_key] is not None:
-            config[zoo_key] = {k: v for k, v in config[zoo_key].items() if k not in ("root", "executor", "workers")}
+            config[zoo_key] = {
+                k: v for k, v in config[zoo_key].items() if k not in ("root", "folder", "executor", "workers")
+            }
     key = str(experiment.report.get("setting", "setting"))
     made, stamp, found = {}, commit(), versions()
     for position, seed in enumerate(summary.seeds):

@@ -6,6 +6,8 @@ from experiments.zoo.config import ZooConfig
 from experiments.zoo.dataset import ZooDataset, ZooLoader
 from experiments.zoo.errors import ZooConfigError, ZooError
 from experiments.zoo.generation import generate, get_zoo
+from experiments.zoo.importers.config import ImportConfig
+from experiments.zoo.importers.convert import import_zoo
 from experiments.zoo.inspection import Report, info, verify
 from experiments.zoo.nets import Architecture
 from experiments.zoo.properties import PROPERTIES
@@ -18,6 +20,7 @@ __all__ = [
     "PROPERTIES",
     "UNSEEN",
     "Architecture",
+    "ImportConfig",
     "Report",
     "Sine",
     "SirenArchitecture",
@@ -30,6 +33,7 @@ __all__ = [
     "ZooLoader",
     "generate",
     "get_zoo",
+    "import_zoo",
     "info",
     "load_zoo",
     "unseen",

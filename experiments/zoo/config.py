@@ -55,6 +55,8 @@ class ZooConfig:
         initialisation: ``independent`` draws every network's own start, ``shared`` gives all one start.
         batch_size: images in a training step.
         stack_size: networks trained at once; a stack is the unit of progress.
+        checkpoints: networks kept of every training run, at evenly spaced shares of its steps, the last one at
+            its end: with 10 the zoo has ten times ``size`` networks.
         splits: shares of ``train``, ``val`` and ``test`` networks.
         properties: strengths and numbers of draws of the noise that measures robustness. ``weight_noise``
             is relative to each tensor's root mean square, ``input_noise`` to the images' deviation.
@@ -72,6 +74,7 @@ class ZooConfig:
     initialisation: str = "independent"
     batch_size: int = 32
     stack_size: int = 100
+    checkpoints: int = 1
     splits: dict[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15})
     properties: dict[str, float] = field(default_factory=lambda: dict(PROPERTY_DEFAULTS))
     executor: str = "processes"
@@ -103,10 +106,12 @@ class ZooConfig:
         """Everything that decides the result, as plain values.
 
         Execution settings and the folder of the images are left out: the images have a fingerprint of their own.
+        So is a single checkpoint, so that zoos from before there were checkpoints keep their fingerprints.
         """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["data"] = {key: value for key, value in self.data.items() if key != "folder"}
-        return {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
+        left_out = (*EXECUTION_KEYS, *(["checkpoints"] if self.checkpoints == 1 else []))
+        return {key: value for key, value in values.items() if key not in left_out}
 
     @property
     def fingerprint(self) -> str:
@@ -128,7 +133,7 @@ def _faults(config: ZooConfig) -> list[str]:
 
     faults = [
         f"{key}: {getattr(config, key)!r} is not a positive integer"
-        for key in ("size", "batch_size", "stack_size")
+        for key in ("size", "batch_size", "stack_size", "checkpoints")
         if not isinstance(getattr(config, key), int) or getattr(config, key) < 1
     ]
     faults += among("initialisation", config.initialisation, INITIALISATIONS)

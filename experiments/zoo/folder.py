@@ -34,7 +34,7 @@ from experiments.zoo.storage import (
 )
 from experiments.zoo.zoo import Zoo, load_zoo, with_architecture
 
-__all__ = ["ROOT_VARIABLE", "Production", "finish", "one_thread", "produce", "shard_entry"]
+__all__ = ["ROOT_VARIABLE", "Production", "finish", "one_thread", "produce", "shard_entry", "zoo_root"]
 
 ROOT_VARIABLE = "GRAPHNETS_ZOO_ROOT"
 
@@ -95,13 +95,22 @@ class Production(Generic[Config, Task]):
     finish: Callable[[Path, Mapping[str, Any], Sequence[Task]], None]
 
 
+def zoo_root(given: str | Path | None, configured: str | Path) -> Path:
+    """The folder of zoos, made if it is not there.
+
+    It is ``given``, else the environment's ``GRAPHNETS_ZOO_ROOT``, else ``configured``.
+    """
+    root = Path(given or os.environ.get(ROOT_VARIABLE) or configured)
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
 def produce(
     config: Config, root: str | Path | None, progress: bool | None, production: Production[Config, Task]
 ) -> Zoo:
     """Generates a zoo, or what is missing of it, and loads it; see `experiments.zoo.generate`."""
-    parent = Path(root or os.environ.get(ROOT_VARIABLE) or config.root)
+    parent = zoo_root(root, config.root)
     folder = parent / config.folder_name
-    parent.mkdir(parents=True, exist_ok=True)
     with FileLock(parent / f".{config.folder_name}.lock"):
         data = load_images(config.data)
         header = _begin(folder, config, data)

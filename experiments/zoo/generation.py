@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from experiments.data import ImageData, load_images
 from experiments.zoo.config import ZooConfig
 from experiments.zoo.errors import ZooError
 from experiments.zoo.folder import ROOT_VARIABLE, Production, finish, one_thread, produce, shard_entry
+from experiments.zoo.importers.config import ImportConfig
+from experiments.zoo.importers.convert import import_zoo
 from experiments.zoo.nets import Architecture, architectures_of
 from experiments.zoo.properties import measure
 from experiments.zoo.sampling import Recipe, draw_recipe
@@ -26,7 +29,7 @@ from experiments.zoo.zoo import Zoo
 
 __all__ = ["ROOT_VARIABLE", "StackTask", "generate", "get_zoo", "plan_stacks", "train_shards"]
 
-Configuration = ZooConfig | SirenConfig | DictConfig | Mapping[str, Any]
+Configuration = ZooConfig | SirenConfig | ImportConfig | DictConfig | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class StackTask:
 
 
 def get_zoo(config: Configuration, root: str | Path | None = None, *, progress: bool | None = None) -> Zoo:
-    """The zoo of a configuration: read from the cache, or generated now and kept.
+    """The zoo of a configuration: read from the cache, or generated (or imported) now and kept.
 
     The same as `generate`, which trains nothing where a finished zoo lies.
     """
@@ -59,15 +62,17 @@ def generate(config: Configuration, root: str | Path | None = None, *, progress:
     is. Processes that ask for the same zoo wait for one another.
 
     Args:
-        config: see `ZooConfig` and `SirenConfig`; a mapping or a composed hydra config.
+        config: see `ZooConfig`, `SirenConfig` and `ImportConfig`; a mapping or a composed hydra config.
         root: the folder of zoos; else the environment's ``GRAPHNETS_ZOO_ROOT``, else the configuration's.
         progress: whether to show a bar; None shows one on a terminal.
 
     Raises:
         ZooConfigError: the configuration is wrong.
-        ZooError: the executor is not installed, or the folder holds something else.
+        ZooError: the executor is not installed, the folder holds something else, or a published zoo cannot be read.
     """
     parsed = parse_zoo(config)
+    if isinstance(parsed, ImportConfig):
+        return import_zoo(parsed, root)
     if isinstance(parsed, SirenConfig):
         return produce(parsed, root, progress, SIRENS)
     return produce(parsed, root, progress, Production(_plan, _unfinished, train_shards, _finish))
@@ -94,21 +99,36 @@ def train_shards(task: StackTask) -> list[ShardFile]:
     """
     with one_thread():
         data = load_images(task.config.data)
-        stack = train_stack(task.config, task.recipes, data)
-        measured = measure(task.config, stack, data)
-    weights = stack.network.state(stack.weights)
+        trained = train_stack(task.config, task.recipes, data)
+        stacks = [*trained.earlier, trained]
+        measured = [measure(task.config, stack, data) for stack in stacks]
+    states = [stack.network.state(stack.weights) for stack in stacks]
     shards = []
     for architecture, name in task.files.items():
-        rows = [row for row, recipe in enumerate(stack.recipes) if recipe.architecture.name == architecture]
-        kept = [row for row in rows if measured.finite[row]]
-        content = ShardContent(
-            architecture,
-            [stack.recipes[row].row() | measured.row(row) for row in kept],
-            [stack.recipes[row].id for row in rows if not measured.finite[row]],
-        )
-        part = {key: value[kept] for key, value in weights.items()}
-        shards.append(ShardFile(name, encode_shard(part, content)))
+        content = ShardContent(architecture, [], [])
+        parts: dict[str, list[torch.Tensor]] = {key: [] for key in states[0]}
+        for number, (stack, found, state) in enumerate(zip(stacks, measured, states, strict=True)):
+            columns = {
+                row: _columns(recipe, number, task.config.checkpoints)
+                for row, recipe in enumerate(stack.recipes)
+                if recipe.architecture.name == architecture
+            }
+            kept = [row for row in columns if found.finite[row]]
+            content.records.extend(columns[row] | found.row(row) for row in kept)
+            content.left_out.extend(columns[row]["id"] for row in columns if not found.finite[row])
+            for key, value in state.items():
+                parts[key].append(value[kept])
+        joined = {key: torch.cat(values) for key, values in parts.items()}
+        shards.append(ShardFile(name, encode_shard(joined, content)))
     return shards
+
+
+def _columns(recipe: Recipe, number: int, checkpoints: int) -> dict[str, Any]:
+    """What the records say of the training of a network; where a run has several, they are numbered in its order."""
+    if checkpoints == 1:
+        return recipe.row()
+    step = recipe.checkpoint_steps(checkpoints)[number]
+    return recipe.row() | {"id": recipe.id * checkpoints + number, "run": recipe.id, "step": step}
 
 
 def _unfinished(folder: Path, task: StackTask) -> StackTask | None:
@@ -140,11 +160,11 @@ def _finish(folder: Path, header: Mapping[str, Any], tasks: Sequence[StackTask])
             content, _ = read_shard(path, with_weights=False)
             left_out += content.left_out
             for row, record in enumerate(content.records):
-                run = record["id"]
-                rows.append({"id": run, "run": run, "split": splits[run], "shard": name, "row": row} | record)
+                run = record.get("run", record["id"])
+                rows.append({"id": record["id"], "run": run, "split": splits[run], "shard": name, "row": row} | record)
             shards.append(shard_entry(path, architecture, len(content.records)))
     if not rows:
-        raise ZooError(f"{folder}: none of {config.size} networks is finite; narrow ranges.learning_rate")
+        raise ZooError(f"{folder}: none of {len(left_out)} networks is finite; narrow ranges.learning_rate")
     architectures = sorted({recipe.architecture for task in tasks for recipe in task.recipes})
     finish(folder, header, rows, shards, left_out, architectures)
 

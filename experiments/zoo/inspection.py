@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments.data import ImageData, load_images
 from experiments.zoo.errors import ZooError
+from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.properties import PROPERTIES
 from experiments.zoo.sirens.config import SirenConfig
 from experiments.zoo.sirens.generation import psnr, targets_of
@@ -71,7 +72,7 @@ def verify(path: str | Path, networks: int = 8) -> Report:
     Every shard must be readable, have its recorded checksum, finite tensors of the right shapes and the
     networks that the records name; splits must not share a run. Then ``networks`` of them, evenly spaced,
     are rebuilt as ordinary modules, and what they were recorded for is measured anew: the accuracy on the test and the
-    shifted images, or how well a SIREN draws its image.
+    shifted images, or how well a SIREN draws its image. The images of an imported zoo are not at hand.
 
     Raises:
         ZooError: there is no complete zoo at ``path``.
@@ -87,9 +88,11 @@ def verify(path: str | Path, networks: int = 8) -> Report:
         faults.append("records.parquet has properties that are not finite")
     if records.groupby("run")["split"].nunique().max() > 1:
         faults.append("records.parquet has a run in more than one split")
-    chosen = np.unique(np.linspace(0, len(records) - 1, min(networks, len(records))).astype(int))
-    if not faults:
-        data = load_images(zoo.config.data)
+    config = zoo.config
+    count = 0 if isinstance(config, ImportConfig) else min(networks, len(records))
+    chosen = np.unique(np.linspace(0, len(records) - 1, count).astype(int))
+    if not faults and not isinstance(config, ImportConfig):
+        data = load_images(config.data)
         for index in chosen:
             faults += _network_faults(zoo, int(index), data)
     return Report(zoo.path, len(records), len(zoo.header["shards"]), len(chosen), faults)
@@ -97,7 +100,8 @@ def verify(path: str | Path, networks: int = 8) -> Report:
 
 def _properties(zoo: Zoo) -> list[str]:
     """What the networks of a zoo are measured by."""
-    return ["psnr"] if isinstance(zoo.config, SirenConfig) else list(PROPERTIES)
+    known = ["psnr"] if isinstance(zoo.config, SirenConfig) else PROPERTIES
+    return [name for name in known if name in zoo.records]
 
 
 def _shard_faults(zoo: Zoo, shard: dict[str, Any]) -> list[str]:

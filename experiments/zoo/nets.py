@@ -96,8 +96,11 @@ class Architecture:
         return BUILDERS[self.family](self)
 
     def example_input(self) -> Tensor:
-        """An input of the right shape, ``[1, inputs]`` or ``[1, channels, 8, 8]``."""
-        return torch.zeros(1, self.sizes[0], *([8, 8] if self.strides else []))
+        """An input of the right shape: ``[1, inputs]``, or an image of 8 x 8 pixels or of as many as are needed."""
+        side = 1
+        for stride in reversed(self.strides):
+            side = (side - 1) * stride + 3 - 2 * self.padding
+        return torch.zeros(1, self.sizes[0], *([max(side, 8)] * 2 if self.strides else []))
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images ``[N, C, H, W]`` as this architecture takes them: a perceptron's are flattened, ``[N, inputs]``."""

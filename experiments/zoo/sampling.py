@@ -104,6 +104,14 @@ class Recipe:
         values = asdict(self) | {"architecture": self.architecture.name}
         return values | {"activation": self.architecture.activation}
 
+    def checkpoint_steps(self, checkpoints: int) -> list[int]:
+        """After how many steps a network is kept: evenly spaced, rounded up, the last one after all steps.
+
+        >>> Recipe(0, Architecture("mlp", (2, 2), "relu"), "sgd", 0.1, 0, 1, 0, 0, 1, steps=25).checkpoint_steps(4)
+        [7, 13, 19, 25]
+        """
+        return [-(-self.steps * number // checkpoints) for number in range(1, checkpoints + 1)]
+
 
 def draw_recipe(config: ZooConfig, architectures: Sequence[Architecture], network: int) -> Recipe:
     """Draws architecture and hyper-parameters of network number ``network``.
@@ -120,7 +128,7 @@ def draw_recipe(config: ZooConfig, architectures: Sequence[Architecture], networ
             spec = spec[values["optimiser"]]
         values[key] = draw(spec, position, gate)
     values["dropout"] = round(values["dropout"] * DROPOUT_LEVELS) / DROPOUT_LEVELS
-    values["steps"] = max(1, round(values["steps"]))
+    values["steps"] = max(config.checkpoints, round(values["steps"]))
     return Recipe(id=network, architecture=architecture, **values)
 
 

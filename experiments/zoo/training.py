@@ -39,19 +39,21 @@ DROPOUT_CHUNK = 10
 
 @dataclass(frozen=True, eq=False)
 class TrainedStack:
-    """Networks after training.
+    """Networks after training, or at a checkpoint on the way.
 
     Args:
         network: forward pass of the whole stack.
         recipes: how each was trained, in the order of the rows.
         weights: all parameters and buffers, ``[n, P]``.
         member: each network's training images, ``[n, pool]`` boolean.
+        earlier: the same networks at their checkpoints before the end, in the order of time.
     """
 
     network: NetworkStack
     recipes: list[Recipe]
     weights: Tensor
     member: Tensor
+    earlier: tuple[TrainedStack, ...] = ()
 
 
 class _Dropout:
@@ -85,7 +87,7 @@ def train_stack(
     that diverges stays in it with non-finite weights; it touches no other.
 
     Args:
-        config: batch size, initialisation and seed.
+        config: batch size, initialisation, checkpoints and seed.
         recipes: one per network, with the same topology.
         data: the images.
         dtype: of the computation; float64 is for tests.
@@ -93,7 +95,9 @@ def train_stack(
     recipes = sorted(recipes, key=lambda recipe: (recipe.architecture, recipe.id))
     kind = STACKS[recipes[0].architecture.family]
     network = kind([recipe.architecture for recipe in recipes])
-    final = torch.stack([_flat_start(config, recipe) for recipe in recipes]).to(dtype)
+    start = torch.stack([_flat_start(config, recipe) for recipe in recipes]).to(dtype)
+    marks = torch.tensor([recipe.checkpoint_steps(config.checkpoints) for recipe in recipes]).T
+    kept = start.repeat(config.checkpoints, 1, 1)
     sets = [training_set(config, recipe, data) for recipe in recipes]
     member = torch.stack([each.member for each in sets])
     lengths = torch.tensor([recipe.steps for recipe in recipes])
@@ -105,11 +109,10 @@ def train_stack(
     optimiser = StackedOptimiser(recipes, network.trained, dtype)
 
     rows = torch.arange(len(recipes))
-    active, weights = network, final.clone()
+    active, weights = network, start
     gradient = torch.empty_like(weights)
     for step in range(int(lengths.max())):
         if bool((lengths[rows] <= step).any()):
-            final[rows] = weights
             remaining = torch.nonzero(lengths[rows] > step).squeeze(1)
             rows, weights, labels = rows[remaining], weights[remaining], labels[remaining]
             optimiser.select(remaining)
@@ -119,8 +122,10 @@ def train_stack(
         batch = inputs.index_select(0, images.reshape(-1)).view(*images.shape, *inputs.shape[1:])
         active.gradients(weights, batch, labels.gather(1, images), dropout.keep(step, rows), out=gradient)
         optimiser.step(weights[:, : network.trained], gradient[:, : network.trained])
-    final[rows] = weights
-    return TrainedStack(network, recipes, final, member)
+        for number, due in enumerate(marks[:, rows] == step + 1):
+            kept[number, rows[due]] = weights[due]
+    earlier = [TrainedStack(network, recipes, weights, member) for weights in kept[:-1]]
+    return TrainedStack(network, recipes, kept[-1], member, tuple(earlier))
 
 
 def _flat_start(config: ZooConfig, recipe: Recipe) -> Tensor:

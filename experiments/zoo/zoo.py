@@ -15,6 +15,7 @@ from torch import Tensor
 from converters import Structure
 from experiments.zoo.config import ZooConfig
 from experiments.zoo.errors import ZooError
+from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.nets import Architecture
 from experiments.zoo.sirens.config import SirenConfig, parse_zoo
 from experiments.zoo.sirens.network import SirenArchitecture
@@ -54,8 +55,8 @@ class Zoo:
         return f"{self.header['fingerprint']}-{self.header['data']['fingerprint']}"
 
     @property
-    def config(self) -> ZooConfig | SirenConfig:
-        """How it was generated."""
+    def config(self) -> ZooConfig | SirenConfig | ImportConfig:
+        """How it was generated, or imported."""
         return parse_zoo(self.header["config"])
 
     @cached_property

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.data import LOADERS, load_images
 from experiments.zoo.config import EXECUTION_KEYS, EXECUTOR_NAMES, INITIALISATIONS, ZooConfig
 from experiments.zoo.errors import ZooConfigError
+from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.sirens.network import VARIANTS, SirenArchitecture
 
 __all__ = ["KIND", "SCHEDULES", "SirenConfig", "parse_zoo"]
@@ -123,14 +124,20 @@ class SirenConfig:
         return SirenArchitecture("siren", sizes, "sine", w0=float(self.w0))
 
 
-def parse_zoo(config: ZooConfig | SirenConfig | DictConfig | Mapping[str, Any]) -> ZooConfig | SirenConfig:
-    """The checked configuration of a zoo of either kind; ``kind: siren`` tells SIRENs from classifiers.
+def parse_zoo(
+    config: ZooConfig | SirenConfig | ImportConfig | DictConfig | Mapping[str, Any],
+) -> ZooConfig | SirenConfig | ImportConfig:
+    """The checked configuration of a zoo of any kind.
+
+    ``kind: siren`` tells SIRENs from classifiers, an ``importer`` networks that others have trained.
 
     Raises:
         ZooConfigError: the configuration is wrong; the message lists all faults.
     """
-    if isinstance(config, (ZooConfig, SirenConfig)):
+    if isinstance(config, (ZooConfig, SirenConfig, ImportConfig)):
         return config
+    if "importer" in config:
+        return ImportConfig.parse(config)
     return SirenConfig.parse(config) if config.get("kind") == KIND else ZooConfig.parse(config)
 
 
