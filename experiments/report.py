@@ -109,7 +109,8 @@ def _experiment(
     for (scale, variant), records in runs.items():
         yield f"### `{variant}`, scale `{scale}`"
         yield _provenance(records, report)
-        yield from (table.section(4) for table in _metric_tables(name, records, report))
+        paper = report.get("paper_of", {}).get(variant, report.get("paper", {}))
+        yield from (table.section(4) for table in _metric_tables(name, records, {**report, "paper": paper}))
         yield _costs(name, records).section(4)
         if report.get("claims"):
             yield _claims(name, records, report).section(4)

@@ -57,7 +57,8 @@ def test_every_experiment_states_its_cost_and_its_report(name: str) -> None:
     methods = {method.name for method in config.methods}
     for claim in config.report.get("claims", []):
         assert {claim["better"], claim["worse"]} <= methods
-    assert set(config.report.get("paper", {})) <= methods
+    for printed in (config.report.get("paper", {}), *config.report.get("paper_of", {}).values()):
+        assert set(printed) <= methods
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -113,6 +113,18 @@ def test_variants_of_an_experiment_stand_apart_and_in_one_overview(tmp_path: Pat
     assert "| WeightNet | 0.300 | 0.100 |" in overview
 
 
+def test_a_variant_may_have_numbers_of_its_own_in_the_paper(tmp_path: Path, configs: Path) -> None:
+    path = configs / "experiment" / "paper" / "table.yaml"
+    own = "  paper_of: {letters: {flat_mlp: {accuracy: {mae: 0.777}}}}\n"
+    path.write_text(path.read_text().replace("  claims:", own + "  claims:"))
+    page = results_page(store(tmp_path / "runs", record(0), {**record(0), "variant": "letters"}), configs)
+    digits, letters = page.split("### `letters`")
+    assert "0.110" in digits
+    assert "0.777" not in digits
+    assert "0.777" in letters
+    assert "0.110" not in letters
+
+
 def test_every_number_follows_the_record(tmp_path: Path, configs: Path) -> None:
     changed = record(0)
     changed["rows"][1]["metrics"]["mae"] = 0.12345
