@@ -11,17 +11,17 @@ import gc
 import itertools
 import logging
 import os
-import statistics
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler would report its starts and stops
 
 import torch
+from _timing import interleaved
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -70,21 +70,6 @@ def resnet18() -> nn.Sequential:
         nn.Sequential(BasicBlock(a, b, 1 if b == 64 else 2), BasicBlock(b, b, 1)) for a, b in itertools.pairwise(widths)
     ]
     return nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
-
-
-def interleaved(work: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each piece of work; every round runs all of them, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for i in range(rounds + 1):
-        for name, function in work.items():
-            gc.collect()
-            start = time.process_time()
-            result = function()
-            stop = time.process_time()
-            del result
-            if i:
-                seconds[name].append(stop - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def peak_memory(function: Callable[[], Any]) -> tuple[int, int]:

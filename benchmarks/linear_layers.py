@@ -9,16 +9,14 @@ thread, interleaved, medians.
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import os
-import statistics
-import time
 from collections.abc import Callable
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from _timing import interleaved
 from torch import nn
 
 from converters import Structure, WeightSpaceFeatures, trace
@@ -88,19 +86,6 @@ def theirs(structure: Structure, batch: int, channels: int, kind: str) -> Callab
     return work
 
 
-def measure(work: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median CPU milliseconds of each, interleaved, after one run that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds + 1):
-        for name, run in work.items():
-            gc.collect()
-            start = time.process_time()
-            run()
-            if number:
-                times[name].append(1e3 * (time.process_time() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -111,9 +96,9 @@ def main() -> None:
         torch.manual_seed(0)
         structure = trace(build(), torch.zeros(shape))
         work = {side.__name__: side(structure, batch, channels, kind) for side in (ours, theirs)}
-        found = measure(work, rounds)
+        found = interleaved(work, rounds)
         ratio = found["theirs"] / found["ours"]
-        print(f"| {name} | {found['ours']:.0f} ms | {found['theirs']:.0f} ms | {ratio:.1f} |", flush=True)
+        print(f"| {name} | {1e3 * found['ours']:.0f} ms | {1e3 * found['theirs']:.0f} ms | {ratio:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

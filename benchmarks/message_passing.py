@@ -17,19 +17,20 @@ import gc
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from _timing import interleaved
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
@@ -256,20 +257,6 @@ def differentiate(run: Run, grads: Sequence[Tensor]) -> None:
     torch.autograd.backward(run(), grads)
 
 
-def seconds(work: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of forward and backward; every round runs all variants, after one to warm up."""
-    found: dict[str, list[float]] = {name: [] for name in work}
-    grads = {name: gradients(run) for name, run in work.items()}
-    for i in range(rounds + 1):
-        for name, run in work.items():
-            gc.collect()
-            start = time.process_time()
-            differentiate(run, grads[name])
-            if i:
-                found[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in found.items()}
-
-
 def gradients(run: Run) -> list[Tensor]:
     """Something to go back from."""
     with torch.no_grad():
@@ -335,7 +322,9 @@ def measure(case: Case, options: argparse.Namespace, copied: float) -> str:
     x = torch.randn(nodes, case.channels, generator=generator).requires_grad_()
     edge_attr = torch.randn(edges, case.edge_channels, generator=generator).requires_grad_()
     work = variants(batch, layers, textbook, x, edge_attr)
-    times, peaks = seconds(work, options.rounds), {name: peak(run) for name, run in work.items()}
+    grads = {name: gradients(run) for name, run in work.items()}
+    timed = {name: partial(differentiate, run, grads[name]) for name, run in work.items()}
+    times, peaks = interleaved(timed, options.rounds), {name: peak(run) for name, run in work.items()}
     speed, memory = ([values["PyG"] / values[name] for name in FORMS[:2]] for values in (times, peaks))
     rate = products(case, nodes, edges) * options.layers / times["blocks"]
     moved = 4 * EDGE_PASSES * edges * case.edge_channels * options.layers / times["blocks"]

@@ -11,18 +11,16 @@ of this process on one thread, interleaved, medians.
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from _timing import interleaved
 from torch import Tensor, nn
 
 from converters import Structure, WeightSpaceFeatures, trace
@@ -128,19 +126,6 @@ def work_of(structure: Structure, batch: int, channels: int) -> dict[str, Callab
     }
 
 
-def measure(work: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median CPU milliseconds of each, interleaved, after one run that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds + 1):
-        for name, run in work.items():
-            gc.collect()
-            start = time.process_time()
-            run()
-            if number:
-                times[name].append(1e3 * (time.process_time() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -150,11 +135,11 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, (build, shape, batch, channels) in CASES.items():
         torch.manual_seed(0)
-        found = measure(work_of(trace(build(), torch.zeros(shape)), batch, channels), rounds)
+        found = interleaved(work_of(trace(build(), torch.zeros(shape)), batch, channels), rounds)
         cells = []
         for kind in ("attention", "block"):
             mine, its = found[kind], found[f"{kind} of nfn"]
-            cells += [f"{mine:.0f} ms", f"{its:.0f} ms", f"{its / mine:.1f}"]
+            cells += [f"{1e3 * mine:.0f} ms", f"{1e3 * its:.0f} ms", f"{its / mine:.1f}"]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
