@@ -135,10 +135,14 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
     trial = int(np.argmax(scores) if higher else np.argmin(scores))
     model, outcome, settings = models[trial], outcomes[trial], job.method.trials[trial]
     prediction, truth = predict(model, task, "test", settings.trainer.batch_size)
+    metrics = task.score(prediction, truth)
+    for split in task.also_scored:
+        for name, found in task.score(*predict(model, task, split, settings.trainer.batch_size)).items():
+            metrics[name] |= {f"{split}_{metric}": value for metric, value in found.items()}
     result = JobResult(
         method=job.method.name,
         seed=job.seed,
-        metrics=task.score(prediction, truth),
+        metrics=metrics,
         permutation_delta=task.invariance(model),
         trial=trial,
         trial_scores=scores,
@@ -147,7 +151,7 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
         parameters=outcome.parameters,
         cpu_seconds=outcome.cpu_seconds,
         tuning_seconds=sum(each.cpu_seconds for each in outcomes),
-        prediction=prediction.numpy(),
+        prediction=task.answers(prediction).numpy(),
         truth=truth.numpy(),
     )
     _store(job, result)

@@ -103,7 +103,10 @@ def build_records(experiment: Experiment, summary: Summary, zoo: str) -> dict[in
                 "method": method,
                 "setting": {key: setting},
                 "metrics": {**metrics, "permutation_delta": result.permutation_delta},
-                "intervals": {m: [spans[method, setting, m].low, spans[method, setting, m].high] for m in metrics},
+                "intervals": {
+                    metric: [spans[method, setting, metric].low, spans[method, setting, metric].high]
+                    for metric in summary.resampled
+                },
                 "parameters": result.parameters,
                 "cpu_seconds": round(result.cpu_seconds, 2),
             }

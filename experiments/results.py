@@ -15,12 +15,12 @@ class JobResult:
     """What a job found.
 
     Args:
-        metrics: setting to metric to value, on the test split.
+        metrics: setting to metric to value, on the test split; of other splits with their name before the metric's.
         permutation_delta: see `experiments.evaluation.metrics.permutation_delta`.
         trial: which of the method's settings won on validation; ``trial_scores`` holds the scores of all.
         epoch, history, parameters, cpu_seconds: of the training that won, see `experiments.training.Outcome`.
         tuning_seconds: processor time of all trainings together.
-        prediction, truth: test networks by settings, ``[N, T]``.
+        prediction, truth: test networks by settings, ``[N, T]``; of a classifier the numbers of classes.
     """
 
     method: str

@@ -20,7 +20,7 @@ from converters import (
     trace,
     weight_space,
 )
-from graphnets.baselines import FlatMLP, Prober, StatNN
+from graphnets.baselines import FlatMLP, PixelReference, Prober, StatNN
 from graphnets.dws import DWSLayer, DWSNet
 from graphnets.message_passing import (
     NeuralGraphGNN,
@@ -78,6 +78,7 @@ __all__ = [
     "NeuronSweep",
     "NeuronTransformer",
     "Pieces",
+    "PixelReference",
     "Pointwise",
     "Prober",
     "ScaleTensors",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "RESAMPLED",
     "Comparison",
     "Interval",
     "compare",
@@ -89,7 +90,9 @@ RESAMPLED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "r2": _r2,
     "mae": lambda counts, prediction, truth: _mean(counts, np.abs(prediction - truth)),
     "rmse": lambda counts, prediction, truth: np.sqrt(_mse(counts, prediction, truth)),
+    "accuracy": lambda counts, prediction, truth: _mean(counts, (prediction == truth).astype(np.float64)),
 }
+"""Metrics of predictions and truths; of a classifier these are numbers of classes."""
 
 
 def resampled_metric(metric: str, counts: Floats, prediction: Floats, truth: Floats) -> Floats:

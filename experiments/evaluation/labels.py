@@ -24,6 +24,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "neuron_sweep": ("NeuronSweep, images, mixture", "#6a994e"),
     "prober_random_probes": ("Prober, random probes", "#d98a96"),
     "prober": ("Prober", "#b5495b"),
+    "pixel_reference": ("Pixels, residual network", "#e76f51"),
 }
 SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")
 
@@ -35,6 +36,7 @@ COLUMNS = {
     "r2": "R²",
     "mae": "MAE",
     "rmse": "RMSE",
+    "train_accuracy": "training accuracy",
 }
 
 

@@ -12,7 +12,7 @@ from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_
 
 from converters import Structure, permute, sample_permutation, to_graphs
 
-__all__ = ["HIGHER_IS_BETTER", "METRICS", "permutation_delta", "regression_metrics"]
+__all__ = ["HIGHER_IS_BETTER", "METRICS", "classification_metrics", "permutation_delta", "regression_metrics"]
 
 
 def _tau(prediction: Tensor, truth: Tensor) -> float:
@@ -26,9 +26,16 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "mae": lambda prediction, truth: float(mean_absolute_error(prediction, truth)),
     "rmse": lambda prediction, truth: float(mean_squared_error(prediction, truth, squared=False)),
 }
-"""Name to function of ``(prediction [n], truth [n])``, in float64."""
+"""Of regressions: name to function of ``(prediction [n], truth [n])``, in float64."""
 
-HIGHER_IS_BETTER: dict[str, bool] = {"tau": True, "r2": True, "mae": False, "rmse": False}
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "tau": True,
+    "r2": True,
+    "mae": False,
+    "rmse": False,
+    "accuracy": True,
+    "train_accuracy": True,
+}
 """Which way each metric points."""
 
 
@@ -56,6 +63,15 @@ def regression_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
         )
     prediction, truth = prediction.detach().cpu().double(), truth.detach().cpu().double()
     return {name: metric(prediction, truth) for name, metric in METRICS.items()}
+
+
+def classification_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
+    """The share of ``[n]`` predicted classes that are right.
+
+    >>> classification_metrics(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 2]))
+    {'accuracy': 0.75}
+    """
+    return {"accuracy": float((prediction == truth).double().mean())}
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.evaluation import figures
 from experiments.evaluation.bootstrap import (
+    RESAMPLED,
     Comparison,
     Interval,
     compare,
@@ -21,7 +22,7 @@ from experiments.evaluation.bootstrap import (
     seed_spread,
 )
 from experiments.evaluation.labels import axis_label, method_label
-from experiments.evaluation.metrics import HIGHER_IS_BETTER, METRICS
+from experiments.evaluation.metrics import HIGHER_IS_BETTER
 from experiments.evaluation.tables import Cell, Table
 from experiments.results import JobResult
 
@@ -56,6 +57,16 @@ class Summary:
         return tuple(self._first.metrics)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """What every setting is scored by."""
+        return tuple(next(iter(self._first.metrics.values())))
+
+    @property
+    def resampled(self) -> tuple[str, ...]:
+        """The metrics of stored predictions, which have intervals."""
+        return tuple(metric for metric in self.metrics if metric in RESAMPLED)
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds."""
         return tuple(result.seed for result in next(iter(self.results.values())))
@@ -79,7 +90,7 @@ class Summary:
         return {
             "models": {
                 method: {
-                    **{s: {m: self.values(method, s, m) for m in METRICS} for s in self.settings},
+                    **{s: {m: self.values(method, s, m) for m in self.metrics} for s in self.settings},
                     "permutation_delta": self.deltas(method),
                 }
                 for method in self.results
@@ -97,7 +108,7 @@ class Summary:
             ]
             for method, results in self.results.items()
             for i, setting in enumerate(self.settings)
-            for metric in METRICS
+            for metric in self.resampled
         }
 
     def intervals(self) -> dict[tuple[str, str, str], Interval]:
@@ -115,7 +126,7 @@ class Summary:
             pairs = [(method, self.base) for method in methods if method != self.base]
         for first, second in pairs:
             for setting in self.settings:
-                for metric in METRICS:
+                for metric in self.resampled:
                     one, two = ((method, setting, metric) for method in (first, second))
                     value = float(np.mean(self.values(*one)) - np.mean(self.values(*two)))
                     resampled = self._resampled[one], self._resampled[two]
@@ -143,7 +154,9 @@ class Summary:
         """An overview, the paper's Tables 1 to 4 (3 and 4 for every method), tau, paired differences."""
         spans = self.intervals()
         tables = [self._overview()]
-        for number, metric in ((1, "mae"), (2, "r2"), (None, "tau")):
+        for number, metric in ((1, "mae"), (2, "r2"), (None, "tau"), (None, "accuracy")):
+            if metric not in self.resampled:
+                continue
             rows: list[tuple[Cell, ...]] = [
                 (method_label(m), *(spans[m, s, metric] for s in self.settings), self._overall(m, metric))
                 for m in self.results
@@ -161,24 +174,22 @@ class Summary:
         return float(np.mean([self.values(method, setting, metric) for setting in self.settings]))
 
     def _overview(self) -> Table:
-        base = next(iter(self.results))
+        delta = " Permutation Δ: the largest change of any test prediction when hidden neurons are reordered."
+        caption = self.caption(brackets=False) + delta
         rows: list[tuple[Cell, ...]] = []
-        for method, results in self.results.items():
+        if "r2" not in self.metrics:
+            for method in self.results:
+                scores = [self._overall(method, metric) for metric in self.metrics]
+                rows.append((method_label(method), *scores, *self._costs(method)))
+            columns = ("method", *map(axis_label, self.metrics), "permutation Δ", "parameters", "CPU s")
+            return Table("overview", "Overview", columns, tuple(rows), caption)
+        base = next(iter(self.results))
+        for method in self.results:
             r2, reference = self._overall(method, "r2"), self._overall(base, "r2")
             taus = [seed_spread(self.values(method, setting, "tau"))[0] for setting in self.settings]
             # Relative to an R2 near zero a gain could be any number.
             gain = f"{100 * (r2 / reference - 1):+.1f}%" if method != base and reference > 0.1 else None
-            rows.append(
-                (
-                    method_label(method),
-                    *taus,
-                    r2,
-                    gain,
-                    max(self.deltas(method)),
-                    results[0].parameters,
-                    round(float(np.mean([r.cpu_seconds for r in results])), 1),
-                )
-            )
+            rows.append((method_label(method), *taus, r2, gain, *self._costs(method)))
         columns = (
             "method",
             *(f"τ {axis_label(setting)}" for setting in self.settings),
@@ -188,13 +199,17 @@ class Summary:
             "parameters",
             "CPU s",
         )
-        delta = " Permutation Δ: the largest change of any test prediction when hidden neurons are reordered."
-        caption = self.caption(brackets=False) + delta
         return Table("overview", "Overview", columns, tuple(rows), caption)
+
+    def _costs(self, method: str) -> tuple[float, int, float]:
+        """Permutation delta, parameters and seconds."""
+        results = self.results[method]
+        seconds = round(float(np.mean([r.cpu_seconds for r in results])), 1)
+        return max(self.deltas(method)), results[0].parameters, seconds
 
     def _details(self, method: str) -> Table:
         rows: list[tuple[Cell, ...]] = []
-        metrics = ("mae", "rmse", "r2", "tau")
+        metrics = [m for m in ("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy") if m in self.metrics]
         for setting in self.settings:
             cells: list[Cell] = []
             for metric in metrics:
@@ -216,7 +231,7 @@ class Summary:
     def _differences(self) -> Table:
         rows: list[tuple[Cell, ...]] = []
         for c in self.comparisons():
-            if c.metric not in ("tau", "r2"):
+            if c.metric not in ("tau", "r2", "accuracy"):
                 continue
             clear = c.difference.low > 0 or c.difference.high < 0
             better = c.first if (c.difference.value > 0) == HIGHER_IS_BETTER[c.metric] else c.second
@@ -232,27 +247,37 @@ class Summary:
         )
 
     def save_figures(self, folder: Path) -> list[Path]:
-        """Figures 1 to 5 of the paper, from the first seed where single networks are shown."""
+        """Figures 1 to 5 of WeightNet's paper, of classifications accuracies and losses.
+
+        Where single networks are shown they are those of the first seed.
+        """
         first = self.settings[0]
         truth = self._first.truth[:, 0]
         predictions = {method: results[0].prediction[:, 0] for method, results in self.results.items()}
         spans = self.intervals()
-        bounds = {
-            m: {s: (spans[m, s, "mae"].value, spans[m, s, "mae"].low, spans[m, s, "mae"].high) for s in self.settings}
-            for m in self.results
-        }
-        r2 = {m: {s: spans[m, s, "r2"].value for s in self.settings} for m in self.results}
+
+        def bounds(metric: str) -> dict[str, dict[str, tuple[float, float, float]]]:
+            def found(method: str, setting: str) -> tuple[float, float, float]:
+                span = spans[method, setting, metric]
+                return span.value, span.low, span.high
+
+            return {m: {s: found(m, s) for s in self.settings} for m in self.results}
+
         histories: dict[str, dict[str, Sequence[float]]] = {
             m: {**r[0].history, "kept": [] if r[0].epoch is None else [r[0].epoch]}
             for m, r in self.results.items()
             if len(r[0].history["val"]) > 1
         }
-        drawn = {
-            "fig1_predicted_against_true": figures.predicted_against_true(truth, predictions, first),
-            "fig2_error_histogram": figures.error_histogram(truth, predictions, first),
-            "fig3_mae": figures.bars(bounds, "mae"),
-            "fig4_r2_radar": figures.radar(r2, "r2"),
-        }
+        if "r2" in self.metrics:
+            r2 = {m: {s: spans[m, s, "r2"].value for s in self.settings} for m in self.results}
+            drawn = {
+                "fig1_predicted_against_true": figures.predicted_against_true(truth, predictions, first),
+                "fig2_error_histogram": figures.error_histogram(truth, predictions, first),
+                "fig3_mae": figures.bars(bounds("mae"), "mae"),
+                "fig4_r2_radar": figures.radar(r2, "r2"),
+            }
+        else:
+            drawn = {"accuracy": figures.bars(bounds("accuracy"), "accuracy")}
         if histories:
             drawn["fig5_loss_curves"] = figures.loss_curves(histories)
         return [path for name, figure in drawn.items() for path in figures.save(figure, folder / name)]

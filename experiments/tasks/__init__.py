@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from experiments.tasks.generalization import Generalization
+from experiments.tasks.inr_classification import InrClassification
 from experiments.tasks.objective import LOSSES, Objective
 from experiments.tasks.task import Task
 
-__all__ = ["LOSSES", "Generalization", "Objective", "Task"]
+__all__ = ["LOSSES", "Generalization", "InrClassification", "Objective", "Task"]

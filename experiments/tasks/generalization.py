@@ -10,7 +10,8 @@ from torch import Tensor
 
 from converters import Structure
 from converters.layout import same_layout
-from experiments.evaluation.metrics import permutation_delta, regression_metrics
+from experiments.evaluation.metrics import regression_metrics
+from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.tasks.objective import LOSSES, Objective, make_objective
 from experiments.zoo import Zoo, ZooDataset
 
@@ -70,6 +71,11 @@ class Generalization:
         return tuple(self.properties)
 
     @property
+    def also_scored(self) -> tuple[str, ...]:
+        """No split but ``test``."""
+        return ()
+
+    @property
     def outputs(self) -> int:
         """One number per property."""
         return len(self.properties)
@@ -97,15 +103,10 @@ class Generalization:
             name: regression_metrics(prediction[:, i], target[:, i].double()) for i, name in enumerate(self.properties)
         }
 
+    def answers(self, prediction: Tensor) -> Tensor:
+        """The predictions themselves."""
+        return prediction
+
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
         """The largest change of a property's prediction when hidden neurons of test networks are permuted."""
-        worst = 0.0
-        zoo = self.test_zoo
-        for architecture, structure in zoo.structures.items():
-            records = zoo.of(architecture)
-            rows = records.index[records["split"] == "test"].to_numpy()
-            if len(rows):
-                weights = zoo.weights(architecture, rows)
-                delta = permutation_delta(predict, weights, structure, draws=self.permutations)
-                worst = max(worst, delta)
-        return worst
+        return zoo_permutation_delta(predict, self.test_zoo, self.permutations)

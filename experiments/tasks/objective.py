@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LOSSES", "BoundedLikelihood", "Objective", "Standardised", "make_objective"]
+__all__ = ["LOSSES", "BoundedLikelihood", "CrossEntropy", "Objective", "Standardised", "make_objective"]
 
 EDGE = 1e-4
 
@@ -101,6 +101,30 @@ class BoundedLikelihood(Objective):
     def decode(self, output: Tensor) -> Tensor:
         """From log-odds to targets."""
         return (output.detach().cpu().double() + self.offset).sigmoid() * self.width + self.low
+
+
+class CrossEntropy(Objective):
+    """Cross-entropy of classes: outputs are their scores ``[B, classes]``, targets their numbers ``[B, 1]``.
+
+    Args:
+        classes: how many there are.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean cross-entropy, ``[1]``."""
+        return functional.cross_entropy(output, target[:, 0].long()).unsqueeze(0)
+
+    def encode(self, target: Tensor) -> Tensor:
+        """Scores whose `decode` is sure of the class up to 1e-4, ``[B, classes]``."""
+        sure = functional.one_hot(target[:, 0].long(), self.classes).double()
+        return (sure * (1 - EDGE) + EDGE / self.classes).log()
+
+    def decode(self, output: Tensor) -> Tensor:
+        """Probabilities of the classes, ``[B, classes]``."""
+        return output.detach().cpu().double().softmax(1)
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {

@@ -35,11 +35,18 @@ class Task(Protocol):
     def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
         """Batches of a split (train, val or test) in an order that ``seed`` decides; has a length."""
 
+    @property
+    def also_scored(self) -> tuple[str, ...]:
+        """Splits that are scored beside ``test``; their metrics have the split's name before their own."""
+
     def objective(self, loss: str | None = None) -> Objective:
         """What training lowers, and the unit of a model's outputs; None: the task's own choice."""
 
     def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
         """Setting to metric to value, of the predictions of a whole split in the unit of the targets."""
+
+    def answers(self, prediction: Tensor) -> Tensor:
+        """One number per network and setting, ``[N, settings]``: what is stored, and resampled for intervals."""
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
         """The largest change of a test prediction, in the unit of the targets, under true permutations."""

@@ -46,7 +46,8 @@ class NeuralFunctional(nn.Module, ABC):
         head: widths of the predicting perceptron.
         symmetry: ``"np"`` or ``"hnp"``, of what is pooled; ``pool``: ``"mean"``, ``"sum"`` or ``"max"``.
         io_encoding: None, ``"sinusoidal"`` or ``"learned"``: mark input and output neurons before the first layer.
-        fourier: None, or the scale of random Fourier features (as many as the first layer's channels) of the weights.
+        fourier: None, or the scale of random Fourier features of the weights.
+        fourier_channels: how many of them; None: as many as the first layer's channels.
         skip: whether every layer but the first and last adds its input to its result (where their channels are equal).
         dropout: in the head; ``channel_dropout`` after every equivariant layer.
         activations, weight_noise, buffers: see `WeightInput`.
@@ -69,6 +70,7 @@ class NeuralFunctional(nn.Module, ABC):
         pool: str,
         io_encoding: str | None = None,
         fourier: float | None = None,
+        fourier_channels: int | None = None,
         skip: bool = False,
         dropout: float = 0.0,
         channel_dropout: float = 0.0,
@@ -84,8 +86,8 @@ class NeuralFunctional(nn.Module, ABC):
         structure, width = self.read.structure, 1
         self.encode = nn.ModuleList()
         if fourier is not None:
-            self.encode.append(FourierFeatures(1, channels[0], fourier))
-            width = channels[0]
+            width = fourier_channels or channels[0]
+            self.encode.append(FourierFeatures(1, width, fourier))
         if io_encoding is not None:
             encoding = IOEncoding(structure, width, io_encoding, buffers=buffers)
             self.encode.append(encoding)
@@ -153,7 +155,8 @@ class NFN(NeuralFunctional):
         pool: ``"mean"``, ``"sum"`` or ``"max"``.
         terms, rank: of the linear layers, see `PermutationLinear`.
         io_encoding: None, ``"sinusoidal"`` or ``"learned"``: mark input and output neurons before the first layer.
-        fourier: None, or the scale of random Fourier features (as many as the first layer's channels) of the weights.
+        fourier: None, or the scale of random Fourier features of the weights.
+        fourier_channels: how many of them; None: as many as the first layer's channels.
         dropout: in the head; ``channel_dropout`` after every equivariant layer.
         activations, weight_noise, buffers: see `WeightInput`.
 
@@ -185,6 +188,7 @@ class NFN(NeuralFunctional):
         rank: int | None = None,
         io_encoding: str | None = None,
         fourier: float | None = None,
+        fourier_channels: int | None = None,
         dropout: float = 0.0,
         channel_dropout: float = 0.0,
         activations: bool = False,
@@ -203,6 +207,7 @@ class NFN(NeuralFunctional):
             pool=pool,
             io_encoding=io_encoding,
             fourier=fourier,
+            fourier_channels=fourier_channels,
             dropout=dropout,
             channel_dropout=channel_dropout,
             activations=activations,

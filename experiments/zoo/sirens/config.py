@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.data import LOADERS, load_images
+from experiments.data import LOADERS, ImageData, load_images
 from experiments.zoo.config import EXECUTION_KEYS, EXECUTOR_NAMES, INITIALISATIONS, ZooConfig
 from experiments.zoo.errors import ZooConfigError
 from experiments.zoo.importers.config import ImportConfig
@@ -44,6 +44,7 @@ class SirenConfig:
         learning_rate: of Adam.
         schedule: of the learning rate: ``constant``, or ``cosine`` to 0.
         copies: SIRENs per training image; validation and test images have one each.
+        limit: the first so many images of the training pool and of the test images alone; None: all.
         validation: share of the data set's training pool whose images validate.
         seed: decides everything that is random; the result does not depend on the executor.
         stack_size: SIRENs fitted at once; a stack is the unit of progress.
@@ -65,6 +66,7 @@ class SirenConfig:
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     copies: int = 1
+    limit: int | None = None
     validation: float = 0.1
     seed: int = 0
     stack_size: int = 64
@@ -113,10 +115,15 @@ class SirenConfig:
     @property
     def splits(self) -> dict[str, float]:
         """Shares of images in ``train``, ``val`` and ``test``, for splits that are drawn anew."""
-        data = load_images(self.data)
-        pool = len(data.pool) / (len(data.pool) + len(data.test))
+        images, held_out = self.used(load_images(self.data))
+        pool = images / (images + held_out)
         train = (1 - self.validation) * pool
         return {"train": train, "val": pool - train, "test": 1 - pool}
+
+    def used(self, data: ImageData) -> tuple[int, int]:
+        """How many images of the training pool and of the test images are drawn."""
+        counts = len(data.pool), len(data.test)
+        return counts if self.limit is None else (min(self.limit, counts[0]), min(self.limit, counts[1]))
 
     def architecture(self, channels: int) -> SirenArchitecture:
         """The one architecture of all networks, for images of some channels."""
@@ -162,6 +169,8 @@ def _faults(config: SirenConfig) -> list[str]:
         for key in ("w0", "learning_rate")
         if not isinstance(getattr(config, key), (int, float)) or getattr(config, key) <= 0
     ]
+    if config.limit is not None and (not isinstance(config.limit, int) or config.limit < 2):
+        faults.append(f"limit: {config.limit!r} is neither null nor at least 2")
     if not 0 < config.validation < 1:
         faults.append(f"validation: {config.validation!r} does not lie between 0 and 1")
     if len(config.pixels) != 2 or any(not isinstance(side, int) or side < 2 for side in config.pixels):

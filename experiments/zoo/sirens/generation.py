@@ -75,10 +75,10 @@ def targets_of(data: ImageData) -> tuple[Tensor, Tensor]:
 
 def plan_portraits(config: SirenConfig, data: ImageData) -> list[Portrait]:
     """Every SIREN of a zoo: `copies` of each training image, one of each other; no image is in two splits."""
-    pool = len(data.pool)
+    pool, test = config.used(data)
     splits = split_runs(range(pool), {"train": 1 - config.validation, "val": config.validation}, config.seed)
     found: list[Portrait] = []
-    for image in range(pool + len(data.test)):
+    for image in [*range(pool), *range(len(data.pool), len(data.pool) + test)]:
         split = splits.get(image, "test")
         found += [
             Portrait(len(found) + copy, image, copy, split) for copy in range(config.copies if split == "train" else 1)

@@ -14,7 +14,7 @@ from experiments.evaluation.bootstrap import (
     resampled_metric,
     seed_spread,
 )
-from experiments.evaluation.metrics import HIGHER_IS_BETTER, METRICS, regression_metrics
+from experiments.evaluation.metrics import HIGHER_IS_BETTER, METRICS, classification_metrics, regression_metrics
 
 
 def data(networks: int = 40, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +52,8 @@ def test_a_clearly_better_method_is_told_apart_and_equal_ones_are_not() -> None:
     good, truth = data(200, noise=0.2)
     bad, _ = data(200, noise=2.0)
     counts = resample_counts(len(truth), 500)
-    for metric, higher in HIGHER_IS_BETTER.items():
+    for metric in METRICS:
+        higher = HIGHER_IS_BETTER[metric]
         one, two = (resampled_metric(metric, counts, prediction, truth) for prediction in (good, bad))
         difference = compare(0.0, [one, one], [two, two])
         assert (difference.low > 0) if higher else (difference.high < 0)
@@ -83,3 +84,13 @@ def test_spread_of_one_seed_is_unknown() -> None:
     mean, deviation = seed_spread([0.5])
     assert mean == 0.5
     assert np.isnan(deviation)
+
+
+def test_accuracies_are_resampled_as_means_of_what_is_right() -> None:
+    truth = np.arange(60) % 3
+    guess = np.where(np.arange(60) % 4 == 0, 0, truth)
+    counts = np.vstack([np.ones(60), resample_counts(60, 200)])
+    found = resampled_metric("accuracy", counts, guess, truth)
+    assert found[0] == classification_metrics(torch.from_numpy(guess), torch.from_numpy(truth))["accuracy"]
+    assert found[1] == pytest.approx(np.repeat(guess == truth, counts[1].astype(int)).mean())
+    assert 0.02 < found.std() < 0.1
