@@ -130,7 +130,9 @@ def _recorded(model: nn.Module, args: Any, kwargs: Any, dtype: torch.dtype) -> t
     sizes = [tensor.shape[0] for tensor in _tensors(args, kwargs) if tensor.dim()]
     batch = sizes[0] if sizes else 0
     runs: dict[int, Recording | None] = {}
-    for small, large in dict.fromkeys([(1, 3), (batch, batch + max(batch, 2))]) if batch else ():
+    # Not the size that was given: an axis that is no batch may be broadcast from 1, and it fits whatever awaits it.
+    another = 5 if batch == 3 else 3
+    for small, large in dict.fromkeys([(1, another), (batch, batch + max(batch, 2))]) if batch else ():
         for size in (small, large):
             if size not in runs and (size == small or runs[small] is not None):
                 runs[size] = _resized(model, args, kwargs, dtype, batch, size)

@@ -271,3 +271,31 @@ def test_an_overload_has_precedence_over_its_operator() -> None:
 
     trace(case("mlp").model, draw(3, 4), rules={**DEFAULT_RULES, "aten.relu.default": watch})
     assert seen == ["aten.relu.default"] * 2
+
+
+class FromOneImage(nn.Module):
+    """Takes an image without a batch axis, as detectors do; with one channel it would run too, by broadcasting."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.first, self.head = form, nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        batch = image.new_zeros(1, 3, 8, 8)
+        if self.form == "copy":
+            batch[0, :3].copy_(image)
+        elif self.form == "add":
+            batch = batch + image
+        else:
+            batch = image.expand(1, 3, 8, 8)
+        return self.head(self.first(batch).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("form", ["copy", "add", "expand"])
+def test_channels_of_an_image_are_no_batch(form: str) -> None:
+    net, image = FromOneImage(form).eval(), torch.rand(3, 8, 8)
+    structure = trace(net, image)
+    assert not any(any(spec.free) for spec in structure.program.inputs)
+    assert [group.size for group in structure.groups if group.permutable] == [4]
+    assert verify(net, image, structure).sound
+    assert torch.equal(execute(net.state_dict(), image, structure=structure), net(image))
