@@ -39,7 +39,7 @@ METHODS = [
     "neuron_gnn",
     "neuron_transformer",
 ]
-INVARIANT = ["stat_nn", "weightnet_sorted", "weightnet_invariant", "neuron_gnn", "neuron_transformer"]
+INVARIANT = [name for name in METHODS if name not in ("flat_mlp", "flat_mlp_aug", "weightnet_paper")]
 PROPERTIES = ["accuracy", "robustness", "generalization_gap"]
 
 
