@@ -97,9 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--root", type=Path, help="folder of zoos [the config's]")
     generate.set_defaults(command=_zoo_generate)
     bring = actions.add_parser("import", help="convert a published zoo, once, to a folder in our own format")
-    bring.add_argument("format", help="the published format: small_cnn_zoo")
+    bring.add_argument("format", help="the published format: small_cnn_zoo or siren_set")
     bring.add_argument("folder", type=Path, help="where its files lie")
     bring.add_argument("--name", help="name of the zoo [the folder's]")
+    bring.add_argument("--w0", type=float, help="of SIRENs: the frequency of their sines [30]")
+    bring.add_argument(
+        "--split-points",
+        type=int,
+        nargs=2,
+        metavar=("VALIDATION", "TEST"),
+        help="of SIRENs without a split file: numbers of the first validation image and of the first test image",
+    )
     bring.add_argument("--root", type=Path, help="folder of zoos [$GRAPHNETS_ZOO_ROOT or data/zoos]")
     bring.set_defaults(command=_zoo_import)
     info = actions.add_parser("info", help="sizes, splits and properties of a zoo")
@@ -289,6 +297,7 @@ def _zoo_import(options: argparse.Namespace, console: Console) -> int:
 
     name = options.name or options.folder.resolve().name
     config = {"importer": options.format, "name": name, "folder": str(options.folder)}
+    config |= {key: getattr(options, key) for key in ("w0", "split_points")}
     zoo = import_zoo(ImportConfig.parse(config), options.root)
     left_out = zoo.header["networks"]["left_out"]
     console.print(
@@ -308,10 +317,11 @@ def _zoo_info(options: argparse.Namespace, console: Console) -> int:
     for title, counts in (("networks", "splits"), ("architectures", "per_architecture")):
         text = ", ".join(f"{count} {name}" for name, count in found[counts].items())
         console.print(f"{title}: {text}", markup=False, highlight=False)
-    rows = table("property", *next(iter(found["properties"].values())))
-    for name, quantiles in found["properties"].items():
-        rows.add_row(name, *(f"{value:.3f}" for value in quantiles.values()))
-    console.print(rows)
+    if found["properties"]:
+        rows = table("property", *next(iter(found["properties"].values())))
+        for name, quantiles in found["properties"].items():
+            rows.add_row(name, *(f"{value:.3f}" for value in quantiles.values()))
+        console.print(rows)
     return 0
 
 

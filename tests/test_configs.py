@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.__main__ import check_choice
 from experiments.config import CONFIG_DIR, ConfigError, parse
 from experiments.run import run
+from experiments.zoo import ImportConfig
 
 FILES = sorted(CONFIG_DIR.rglob("*.yaml"))
 EXPERIMENTS = [
@@ -79,6 +80,20 @@ def test_sizes_win_over_the_experiment_and_the_command_line_wins_over_sizes() ->
     sizes = OmegaConf.load(CONFIG_DIR / "sizes" / name / "paper.yaml")
     assert composed(f"experiment={name}", "scale=paper").seeds == sizes.seeds
     assert composed(f"experiment={name}", "scale=paper", "seeds=[7]").seeds == [7]
+
+
+@pytest.mark.parametrize(
+    ("name", "zoo"),
+    [
+        ("nfn/cnn_generalization", "small_cnn_svhn"),
+        ("nfn/inr_classification", "mnist_inrs"),
+        ("nfn/inr_classification", "fashion_inrs"),
+        ("nfn/inr_classification", "cifar10_inrs"),
+    ],
+)
+def test_the_papers_own_networks_go_with_the_papers_sizes(name: str, zoo: str) -> None:
+    experiment = parse(composed(f"experiment={name}", "scale=paper", f"zoo={zoo}"))
+    assert ImportConfig.parse(experiment.zoo).name == experiment.variant == zoo
 
 
 @pytest.mark.parametrize("override", ["optim.learning_rate=1", "tuning.trails=2", "zoo.sise=3", "colour=red"])

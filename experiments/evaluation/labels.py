@@ -6,7 +6,11 @@ __all__ = ["axis_label", "colour", "method_label"]
 
 METHODS: dict[str, tuple[str, str]] = {
     "flat_mlp": ("Flat MLP", "#8d99ae"),
+    "flat_mlp_4x": ("Flat MLP, 4 times as wide", "#8d99ae"),
+    "flat_mlp_8x": ("Flat MLP, 8 times as wide", "#8d99ae"),
     "flat_mlp_aug": ("Flat MLP, augmented", "#5c677d"),
+    "flat_mlp_aug_4x": ("Flat MLP, augmented, 4 times as wide", "#5c677d"),
+    "flat_mlp_aug_8x": ("Flat MLP, augmented, 8 times as wide", "#5c677d"),
     "stat_nn": ("StatNN", "#e09f3e"),
     "dws": ("DWSNet", "#c9ada7"),
     "nfn_pt": ("NFN, pointwise", "#cdb4db"),

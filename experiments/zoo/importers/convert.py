@@ -13,6 +13,7 @@ from experiments.zoo.errors import ZooError
 from experiments.zoo.folder import finish, shard_entry, zoo_root
 from experiments.zoo.importers.config import FORMATS, ImportConfig
 from experiments.zoo.importers.published import Published
+from experiments.zoo.importers.siren_set import read_siren_set
 from experiments.zoo.importers.small_cnn_zoo import read_small_cnn_zoo
 from experiments.zoo.properties import PROPERTIES
 from experiments.zoo.splits import split_runs
@@ -21,8 +22,8 @@ from experiments.zoo.zoo import Zoo, load_zoo
 
 __all__ = ["IMPORTERS", "import_zoo"]
 
-IMPORTERS: dict[str, Callable[[Path], Published]] = {"small_cnn_zoo": read_small_cnn_zoo}
-"""The reader of every format by its name."""
+IMPORTERS: dict[str, Callable[..., Published]] = {"small_cnn_zoo": read_small_cnn_zoo, "siren_set": read_siren_set}
+"""The reader of every format by its name; it takes a folder and the format's options."""
 
 assert IMPORTERS.keys() == set(FORMATS)
 
@@ -53,7 +54,7 @@ def import_zoo(config: ImportConfig, root: str | Path | None = None) -> Zoo:
                 f"the zoo {config.name} is not in {parent}, and no folder of its published files is named: set "
                 f"zoo.folder, or run graphnets zoo import {config.importer} FOLDER --name {config.name}"
             )
-        published = IMPORTERS[config.importer](source)
+        published = IMPORTERS[config.importer](source, **config.options)
         if (folder / HEADER).exists():
             earlier = read_header(folder)["data"]["fingerprint"]
             if earlier != published.fingerprint:
@@ -69,8 +70,10 @@ def import_zoo(config: ImportConfig, root: str | Path | None = None) -> Zoo:
 def _convert(config: ImportConfig, published: Published, folder: Path) -> None:
     """Shards of at most 1000 networks of one architecture, then the records and the header."""
     measured = [name for name in PROPERTIES if name in published.records]
-    splits = split_runs(published.records["run"], config.splits, config.seed)
-    records = published.records.assign(split=published.records["run"].map(splits))
+    records = published.records
+    if "split" not in records:
+        splits = split_runs(records["run"], config.splits, config.seed)
+        records = records.assign(split=records["run"].map(splits))
     rows: list[dict[str, Any]] = []
     shards: list[dict[str, Any]] = []
     left_out: list[int] = []
@@ -91,10 +94,11 @@ def _convert(config: ImportConfig, published: Published, folder: Path) -> None:
             shards.append(shard_entry(path, str(architecture), len(part)))
     if not rows:
         raise ZooError(f"{config.folder}: none of {len(left_out)} networks is finite")
+    data = {"name": config.name, "fingerprint": published.fingerprint}
     header = {
         "name": config.name,
         "fingerprint": config.fingerprint,
         "config": config.to_dict(),
-        "data": {"name": config.name, "fingerprint": published.fingerprint},
+        "data": data if published.classes is None else data | {"classes": published.classes},
     }
     finish(folder, header, rows, shards, left_out, sorted(published.architectures.values()))
