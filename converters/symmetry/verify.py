@@ -198,8 +198,9 @@ def _outputs(network: nn.Module, weights: Mapping[str, Tensor], args: Any, kwarg
     wide = any(tensor.dtype == torch.float64 for tensor in weights.values())
     with torch.no_grad(), torch.random.fork_rng(devices=[]), widened() if wide else nullcontext():
         torch.manual_seed(0)
-        buffers = {name: weights[name].clone() for name, _ in network.named_buffers() if name in weights}
-        out = torch.func.functional_call(network, {**weights, **buffers}, args, kwargs, tie_weights=False)
+        own = {id(tensor): tensor.clone() for tensor in weights.values()}  # a forward pass may write to its weights
+        state = {name: own[id(tensor)] for name, tensor in weights.items()}
+        out = torch.func.functional_call(network, state, args, kwargs, tie_weights=False)
     if hasattr(out, "to_tuple"):
         out = out.to_tuple()
     return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]

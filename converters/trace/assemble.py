@@ -64,6 +64,11 @@ class _Groups:
             slot[at] = _occurrence(member[at])
         return Axis.of(group, member, slot)
 
+    def alone(self, number: int) -> bool:
+        """Whether a group is one entry that is nobody's double, and not frozen for a reason of its own."""
+        group = self.groups[number]
+        return group.size == 1 and not group.reason
+
     def _unit(self, unit: int, name: str, role: str) -> int:
         if unit not in self._of_unit:
             spec = self.solution.units[unit]
@@ -173,6 +178,8 @@ def assemble(
             bundle = labels.bundle_at(axis_number)
             ids = bundle.ids if bundle is not None else np.full(size, -1, np.int64)
             axes.append(groups.axis(ids, key.rsplit(".", 1)[0]))
+        if any(len(axis) > 1 and axis.groups and all(groups.alone(g) for g in axis.groups) for axis in axes):
+            context.reasons.append((key, "its entries are used one by one"))
         dtype = str(context.recording.dtypes[indices[key]]).removeprefix("torch.")
         listed = context.grouped.get(indices[key])
         grouped = None if listed is None else groups.axis(listed, key)

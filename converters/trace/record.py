@@ -83,7 +83,7 @@ def _record(
     recorder = Recorder(recording, dtype, scope, fold, lazy)
     for name, tensor in state.items():
         if name not in aliases:
-            recording.named[name] = recorder.register(tensor)
+            recording.named[name] = recorder.register_weight(tensor)
     recording.scopes = {name: type(module).__name__ for name, module in model.named_modules()}
     inputs: list[Tensor] = []
     leaves, spec = pytree.tree_flatten_with_path(({str(i): a for i, a in enumerate(args)}, dict(kwargs)))
@@ -120,6 +120,8 @@ def _record(
                 f"({', '.join(str(list(t.shape)) for t in inputs)}), in {scope[-1] or 'its forward'}: {error}\n"
                 "Pass example_inputs that the network accepts: a tensor, a tuple, or a dict of keyword arguments."
             ) from error
+        finally:
+            recorder.put_back()
     if recorder.doubtful:
         raise ValuesMatter
     recording.outputs = map_leaves(

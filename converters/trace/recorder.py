@@ -110,6 +110,8 @@ class Recorder(TorchDispatchMode):
         self.reading = ""
         self.seen: Tensor | None = None
         self.ragged: set[int] = set()
+        self.weights: dict[int, list[Tensor]] = {}
+        self.copies: list[tuple[Tensor, Tensor]] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -122,6 +124,12 @@ class Recorder(TorchDispatchMode):
         self.known[id(tensor)] = (weakref.ref(tensor), index)
         self.writes.saw(tensor)
         return index
+
+    def register_weight(self, tensor: Tensor) -> int:
+        """Number a tensor that the network must be left with as it is."""
+        if not is_fake(tensor):
+            self.weights.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+        return self.register(tensor)
 
     def find(self, tensor: Tensor) -> int:
         """The number of a tensor; one never seen is a constant of the network."""
@@ -143,6 +151,8 @@ class Recorder(TorchDispatchMode):
             return func(*args)
         if self.reading or func is torch.ops.aten._local_scalar_dense.default:
             self._read(args[0])
+        if func._schema.is_mutable:
+            self._keep(args[0])
         shortcut = self._shortcut(func, args, kwargs) if self.lazy else None
         out = call(func, args, kwargs) if shortcut is None else shortcut
         if self.reading:
@@ -176,6 +186,16 @@ class Recorder(TorchDispatchMode):
         if written and isinstance(args[0], Tensor):
             self.writes.add(self.known[id(args[0])][1], args[0], str(func))
         return out
+
+    def _keep(self, target: Any) -> None:
+        """Copy the weights in a memory that is about to be written to (masked weights, clipped weights)."""
+        for weight in self.weights.pop(target.untyped_storage()._cdata, ()) if isinstance(target, Tensor) else ():
+            self.copies.append((weight, weight.detach().clone()))
+
+    def put_back(self) -> None:
+        """Undo what the network wrote into its weights."""
+        for weight, copy in self.copies:
+            weight.detach().copy_(copy)
 
     def _shortcut(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Zeros in place of what a costly operation computes; None for all others, and where it is a constant."""

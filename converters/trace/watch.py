@@ -13,6 +13,8 @@ from torch._C._functorch import _unwrap_functional_tensor, is_functionaltensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.overrides import TorchFunctionMode
 
+from converters.errors import ExampleInputError
+
 __all__ = ["Watch", "plain_functions", "quiet"]
 
 
@@ -40,6 +42,9 @@ SIZES = {Tensor.shape.__get__, Tensor.size, Tensor.numel, Tensor.nelement, Tenso
 GRADIENTS = {Tensor.requires_grad_, Tensor.requires_grad.__set__}  # type: ignore[attr-defined]
 """What a forward pass asks of gradients, of which there are none."""
 
+
+DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+"""Other values for a parameter, which are written into it."""
 
 OPERATORS = {f"__i{name}__" for name in "add sub mul div truediv floordiv mod pow and or xor lshift rshift".split()}
 OPERATORS |= {"__setitem__"}
@@ -69,7 +74,16 @@ class Watch(TorchFunctionMode):
         if func is Tensor.fill_diagonal_ and len(args) == 2 and args[0].dim() == 2 and not kwargs:
             args[0].diagonal().fill_(args[1])
             return args[0]
+        if func == DATA:
+            if (args[0].shape, args[0].dtype) != (args[1].shape, args[1].dtype):
+                raise ExampleInputError(
+                    "the forward pass gives a tensor data of another shape or dtype, which cannot be followed: "
+                    f"{list(args[0].shape)} {args[0].dtype} becomes {list(args[1].shape)} {args[1].dtype}"
+                )
+            return self.__torch_function__(Tensor.copy_, types, (args[0].detach(), args[1]))
         if _writes(func) and isinstance(args[0], Tensor) and not is_functionaltensor(args[0]):
+            if func is Tensor.__setitem__ and isinstance(args[2], (bool, int, float)) and _is_basic(args[1]):
+                return args[0][args[1]].fill_(args[2])
             return func(args[0], *map(_bare, args[1:]), **{key: _bare(value) for key, value in kwargs.items()})
         if func is nn.functional.one_hot:
             index, classes = (*args, *(kwargs[k] for k in ("tensor", "input", "num_classes") if k in kwargs), -1)[:2]
@@ -96,6 +110,12 @@ def _writes(func: Any) -> bool:
     """Whether a function or method writes into its first argument."""
     name: str = getattr(func, "__name__", "")
     return name in OPERATORS or (name.endswith("_") and not name.endswith("__"))
+
+
+def _is_basic(index: Any) -> bool:
+    """Whether an index is made of numbers and slices, so that it makes a view."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is ... or type(part) in (int, slice) for part in parts)
 
 
 def _bare(value: Any) -> Any:

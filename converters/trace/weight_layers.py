@@ -62,7 +62,9 @@ class WeightLayers(AttentionLayers):
             self.join(layer_number, target, "parameter")
 
     def convolution(self, op: Op, out: int) -> bool:
-        """A convolution: an edge per kernel; False where the weight's axes are no neurons."""
+        """A convolution: an edge per kernel; False where the weight has no axes of neurons, or each sample its own."""
+        if isinstance(op.args[8], Size):
+            return False
         x, weight = op.args[0].index, op.args[1].index
         transposed, groups = bool(op.args[6]), int(op.args[8])
         labels = self.context.labels[weight]

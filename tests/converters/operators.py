@@ -250,6 +250,27 @@ TOKENS: dict[str, tuple[Between, tuple[int, ...], dict[str, Any]]] = {
     "unfold_tokens": values(lambda h: h.unfold(1, 2, 1)[:, 1].prod(-1), 6),
     "roll_tokens": values(lambda h: (h * h.roll(2, 1)).mean(1), 6),
     "tril_tokens": values(lambda h: ((h @ h.mT).tril() @ h).mean(1), 6),
+    "conv_of_tokens": (lambda n, h: F.conv1d(h, n.mix).mean(1), (6, 4), {"parts": {"mix": parameter(4, 5, 1)}}),
+    "conv_of_tokens_transposed": (
+        lambda n, h: F.conv_transpose1d(h, n.mix).mean(1),
+        (6, 4),
+        {"parts": {"mix": parameter(5, 4, 1)}},
+    ),
+    "conv_of_tokens_each": (
+        lambda n, h: F.conv1d(h, n.mix, groups=5).mean(1),
+        (6,),
+        {"parts": {"mix": parameter(5, 1, 1)}},
+    ),
+    "conv_of_tokens_and_neurons": (
+        lambda n, h: F.conv1d(h, n.mix, padding=1).mean(1),
+        (),
+        {"parts": {"mix": parameter(1, 5, 3)}},
+    ),
+    "conv_of_tokens_strided": (
+        lambda n, h: F.conv1d(h, n.mix, stride=2).mean(1),
+        (),
+        {"parts": {"mix": parameter(1, 5, 1)}, "out": 3, "missed": True},
+    ),
     "triu_neurons": values(lambda h: h.triu().mean(1), steps=7),
     "diagonal_tokens": values(lambda h: (h @ h.mT).diagonal(dim1=1, dim2=2), 6, out=5),
     "cdist": values(lambda h: (torch.cdist(h, h.flip(1)) @ h).mean(1), 6),

@@ -163,7 +163,7 @@ MLP = [
         (6,),
     ),
     Network("odds", m.Odds, X4, (6,), frozen="never used"),
-    Network("batch_views", m.BatchViews, lambda: (draw(3, 1, 4, 4),), (3, 8)),
+    Network("batch_views", m.BatchViews, lambda: (draw(3, 1, 4, 4),), (3, 8), frozen="used one by one"),
     Network("batch_equals_width", lambda: mlp([8, 8, 8], lambda n: nn.ReLU()), lambda: (draw(8, 8),), (8,)),
     Network("batch_of_one", lambda: mlp([4, 8, 3], lambda n: nn.ReLU()), lambda: (draw(1, 4),), (8,)),
     Network("sequence", lambda: mlp([4, 8, 3], nn.LayerNorm, lambda n: nn.ReLU()), lambda: (draw(2, 5, 4),), (8,)),

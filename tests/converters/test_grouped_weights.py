@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from converters import trace, verify
+from converters import execute, trace, verify
 from tests.converters.laws import difference, outputs, random_state
 
 Weight = Callable[["Grouped"], Tensor]
@@ -91,3 +91,52 @@ def test_what_is_not_followed_stays() -> None:
     model, x = network(standardised_in_parts)
     assert verify(model, x).sound
     assert not any(group.size == 6 and group.permutable for group in trace(model, x).groups)
+
+
+class Modulated(nn.Module):
+    """A convolution whose weights are scaled anew for every sample, all samples in one grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.style = nn.Conv2d(2, 6, 1), nn.Linear(6, 6)
+        self.kernel, self.last = nn.Parameter(torch.randn(8, 6, 3, 3)), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        scaled = self.kernel[None] * self.style(x.mean((2, 3)))[:, None, :, None, None]
+        scaled = scaled * (scaled.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        flat = x.reshape(1, -1, *x.shape[2:])
+        out = functional.conv2d(flat, scaled.flatten(0, 1), groups=len(x))
+        return self.last(out.view(len(x), 8, *out.shape[2:]).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_samples_may_have_kernels_of_their_own(batch: int) -> None:
+    torch.manual_seed(0)
+    model, x = Modulated().eval(), torch.randn(batch, 2, 5, 5)
+    structure = trace(model, x)
+    assert sorted(group.size for group in structure.groups if group.permutable) == [6, 8]
+    report = verify(model, x, structure)
+    assert report.sound, str(report)
+    assert report.coverage == 1
+    state, more = random_state(model), torch.randn(4, 2, 5, 5)
+    found = execute(state, more.double(), structure=structure)
+    assert difference(outputs(model, state, (more,), {}), found) < 1e-10
+
+
+class Fused(nn.Module):
+    """Two ways through a network, weighed by numbers that are picked one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.share = nn.Linear(4, 6), nn.Linear(6, 2), nn.Parameter(torch.rand(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(self.share[0] * h.relu() + self.share[1] * h.tanh() + self.share[2] * h)
+
+
+def test_entries_that_are_picked_one_by_one_have_a_reason() -> None:
+    structure = trace(Fused())
+    assert ("share", "its entries are used one by one") in structure.frozen_reasons
+    assert [group.size for group in structure.groups if group.permutable] == [6]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from converters import Structure, StructureMismatch, execute, permute, sample_permutation, trace, verify
+from converters import (
+    ExampleInputError,
+    Structure,
+    StructureMismatch,
+    execute,
+    permute,
+    sample_permutation,
+    to_graph,
+    trace,
+    verify,
+)
 from tests.converters.laws import difference, outputs, random_state
 from tests.converters.modules import Net
 
@@ -77,6 +89,51 @@ def test_writes_into_what_weights_make_are_followed() -> None:
     assert difference(outputs(model, state, (x,), {}), execute(state, x.double(), structure=structure)) < 1e-6
     moved = permute(state, sample_permutation(structure, coupled=False))
     assert difference(outputs(model, state, (x,), {}), outputs(model, moved, (x,), {})) > 1e-3
+
+
+def masked(n: Net, x: Tensor) -> Tensor:
+    n.first.weight.data *= n.mask
+    return n.last(n.first(x).relu())
+
+
+def masked_anew(n: Net, x: Tensor) -> Tensor:
+    n.first.weight.data = n.first.weight * n.mask
+    return n.last(n.first(x).relu())
+
+
+def clipped(n: Net, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        n.first.weight.clamp_(-0.3, 0.3)
+    return n.last(n.first(x).relu())
+
+
+def cleared(n: Net, x: Tensor) -> Tensor:
+    n.first.weight.data[:, 0] = 0
+    return n.last(n.first(x).relu())
+
+
+@pytest.mark.parametrize("forward", [masked, masked_anew, clipped, cleared])
+def test_writes_into_weights_are_followed_and_undone(forward: object) -> None:
+    model, x = net(forward), torch.randn(2, 4)
+    model.register_buffer("mask", torch.randint(2, (6, 4)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    structure = check(model, x)
+    assert [group.size for group in structure.groups if group.permutable] == [6]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    written = copy.deepcopy(model)
+    expected = written(x)
+    assert not torch.equal(written.first.weight, before["first.weight"]), "the network does write"
+    assert torch.allclose(execute(to_graph(model, x), x), expected, atol=1e-6)
+
+
+def resized(n: Net, x: Tensor) -> Tensor:
+    n.first.weight.data = n.first.weight[:, :4].repeat(2, 1)
+    return n.last(n.first(x)[:, :6])
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    with pytest.raises(ExampleInputError, match=r"another shape .*\[6, 4\] .*\[12, 4\]"):
+        trace(net(resized), torch.randn(2, 4))
 
 
 def shorter(n: Net, x: Tensor, lengths: Tensor) -> Tensor:

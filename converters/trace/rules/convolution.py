@@ -23,34 +23,52 @@ SPATIAL = "its spatial positions are not interchangeable"
 
 
 def convolution(context: Context) -> list[Labels]:
-    """``convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)``."""
+    """``convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)``.
+
+    Spatial axes on which the kernel is a point that moves by one are those of a product with a matrix: they pass.
+    """
     x, weight = context.tensors()[:2]
     transposed, groups = context.arg(6), context.arg(8)
     rank = len(context.shape(x))
-    image = context.project(context.of(x), range(2, rank), "fixed", SPATIAL)
+    channels, shape = context.shape(x)[1], context.out_shape
+    apart = 1 < groups < max(channels, shape[1])
+    points = {axis for axis in range(2, rank) if _is_point(context, axis - 2) and not apart}
+    passing = [axis for axis in points if (own := context.of(x).bundle_at(axis)) is None or points.issuperset(own.axes)]
+    fixed = [axis for axis in range(2, rank) if axis not in passing]
+    image = context.project(context.of(x), fixed, "fixed", SPATIAL)
     kernel = context.project(
         context.of(weight), range(2, rank), "kernel", "its kernel positions are not interchangeable"
     )
     if groups > 1:
         listed = "outputs" if transposed else "inputs"
         kernel = context.project(kernel, [1], "kernel", f"it lists the {listed} of one group")
-    channels, shape = context.shape(x)[1], context.out_shape
-    if groups == 1:
-        names = {0: "c", 1: "o"} if transposed else {0: "o", 1: "c"}
-        sizes = {"n": shape[0], "o": shape[1], "c": channels}
-        operands = [Operand(image, {0: "n", 1: "c"}, x.index), Operand(kernel, names, weight.index)]
-        out = context.reduce(context.combine(operands, ["n", "o", "c"], sizes), [2])
-    elif groups == channels == shape[1]:
-        sizes = {"n": shape[0], "o": channels}
-        operands = [Operand(image, {0: "n", 1: "o"}, x.index), Operand(kernel, {0: "o"}, weight.index)]
-        out = context.combine(operands, ["n", "o"], sizes)
-    else:
+    spatial = {axis: f"x{axis}" for axis in range(2, rank)}
+    through = {axis: spatial[axis] for axis in passing}
+    letters = ["n", "o", *spatial.values()]
+    sizes = {"n": shape[0], "o": shape[1], "c": channels, **dict(zip(spatial.values(), shape[2:], strict=True))}
+    if apart:
         out = _grouped(context, image, kernel, groups, transposed)
+    elif groups == 1:
+        names = {0: "c", 1: "o"} if transposed else {0: "o", 1: "c"}
+        operands = [Operand(image, {0: "n", 1: "c", **through}, x.index), Operand(kernel, names, weight.index)]
+        out = context.reduce(context.combine(operands, [*letters, "c"], sizes), [rank])
+    else:
+        operands = [Operand(image, {0: "n", 1: "o", **through}, x.index), Operand(kernel, {0: "o"}, weight.index)]
+        out = context.combine(operands, letters, sizes)
     bias = context.op.args[2]
     if bias is not None:
-        operands = [Operand(out, {0: "n", 1: "o"}), Operand(context.of(bias), {0: "o"}, bias.index)]
-        out = context.combine(operands, ["n", "o"], {"n": shape[0], "o": shape[1]})
+        every = {0: "n", 1: "o", **spatial}
+        operands = [Operand(out, every), Operand(context.of(bias), {0: "o"}, bias.index)]
+        out = context.combine(operands, letters, sizes)
     return [Labels(out.bundles, frozenset(), "", shape)]
+
+
+def _is_point(context: Context, axis: int) -> bool:
+    """Whether the kernel sees one position of a spatial axis, and each in its turn."""
+    stride, padding, more = (context.arg(position) for position in (3, 4, 7))
+    here = [value[axis] if len(value) > 1 else value[0] for value in (stride, padding, more)]
+    weight = context.tensors()[1]
+    return context.shape(weight)[2 + axis] == 1 and here == [1, 0, 0]
 
 
 def _grouped(context: Context, image: Labels, kernel: Labels, groups: int, transposed: bool) -> Labels:
@@ -60,7 +78,6 @@ def _grouped(context: Context, image: Labels, kernel: Labels, groups: int, trans
     other channels of a row's group, is told to the context.
     """
     x, weight = context.tensors()[:2]
-    n, out_channels = context.out_shape[:2]
     context.labels[x.index], saved = image, context.labels[x.index]
     inputs = context.along(x, 1)
     context.labels[x.index] = saved
@@ -72,7 +89,7 @@ def _grouped(context: Context, image: Labels, kernel: Labels, groups: int, trans
     outputs = rows
     if transposed:
         context.solver.union(inputs, rows)
-        outputs = context.solver.fresh(out_channels)
+        outputs = context.solver.fresh(context.out_shape[1])
     width, listed = len(inputs) // groups, outputs if transposed else inputs
     cells = inputs if width == 1 else context.solver.fresh(groups)
     if width > 1:
@@ -84,7 +101,7 @@ def _grouped(context: Context, image: Labels, kernel: Labels, groups: int, trans
         else:
             context.grouped[stored] = listed
     context.solver.member(outputs.reshape(groups, -1), cells[:, None])
-    return Labels((Bundle((1,), outputs),), frozenset(), "", (n, out_channels))
+    return Labels((Bundle((1,), outputs),), frozenset(), "", context.out_shape)
 
 
 def _stored(context: Context, index: int) -> int | None:
