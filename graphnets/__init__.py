@@ -22,6 +22,7 @@ from converters import (
 )
 from graphnets.baselines import FlatMLP, PixelReference, Prober, StatNN
 from graphnets.dws import DWSLayer, DWSNet
+from graphnets.editing import Editor
 from graphnets.message_passing import (
     NeuralGraphGNN,
     NeuralGraphLayer,
@@ -58,6 +59,7 @@ __all__ = [
     "CrossLayerAttention",
     "DWSLayer",
     "DWSNet",
+    "Editor",
     "FlatMLP",
     "FourierFeatures",
     "HNPLinear",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from converters import Structure
+from converters import Structure, WeightSpaceFeatures
 from converters.layout import same_layout
 from graphnets.baselines.augment import draw_orders, permuted_positions
 from graphnets.baselines.parameters import ParameterModel, Reading, in_order, parameter_names
@@ -36,19 +36,21 @@ class FlatMLP(ParameterModel):
     Args:
         structure: what the networks share (activations may differ); None is built by `fit_statistics` for what it
             sees, see `ParameterModel`.
-        targets: predicted numbers per network.
+        targets: predicted numbers per network; None for new weights, which needs a structure.
         hidden: widths of the hidden layers.
         dropout: after each hidden layer.
         augment: in training mode, permute the hidden neurons of every network, each by a fresh permutation from
-            torch's global generator; nothing is permuted in evaluation mode.
+            torch's global generator; nothing is permuted in evaluation mode. New weights are put back in order.
+        out_channels: of new weights.
 
     Raises:
+        ValueError: new weights are asked for without a structure.
         StructureMismatch: the model is one of a single layout and a network has another.
         RuntimeError: there is no structure yet.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
 
     >>> from converters import collate, to_graph
     >>> nets = [nn.Sequential(nn.Linear(2, n), nn.ReLU(), nn.Linear(n, 3)) for n in (4, 8)]
@@ -64,13 +66,17 @@ class FlatMLP(ParameterModel):
     def __init__(
         self,
         structure: Structure | None,
-        targets: int,
+        targets: int | None,
         hidden: Sequence[int] = (128, 64, 32),
         dropout: float = 0.2,
         augment: bool = False,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
+        if structure is None and targets is None:
+            raise ValueError("a perceptron that gives new weights is one of a single layout; pass structure=")
         self.targets, self.hidden, self.dropout, self.augment = targets, tuple(hidden), dropout, augment
+        self.out_channels = out_channels
         if structure is not None:
             self.adopt(structure)
 
@@ -82,7 +88,8 @@ class FlatMLP(ParameterModel):
         layers: list[nn.Module] = []
         for inputs, outputs in zip((numbers, *self.hidden[:-1]), self.hidden, strict=True):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(self.dropout)]
-        self.network = nn.Sequential(*layers, nn.Linear(self.hidden[-1] if self.hidden else numbers, self.targets))
+        results = numbers * self.out_channels if self.targets is None else self.targets
+        self.network = nn.Sequential(*layers, nn.Linear(self.hidden[-1] if self.hidden else numbers, results))
         self.standardise = Standardise(sorts)
 
     def extent(self, structure: Structure) -> int:
@@ -93,6 +100,8 @@ class FlatMLP(ParameterModel):
         """The contract."""
         size = sum(p.numel() for p in self.parameters())
         augmented = ", augmented" if self.augment else ""
+        if self.targets is None:
+            return f"{self.built_for} -> new weights, not equivariant{augmented}, {size} parameters"
         return f"{self.built_for} -> {self.targets} targets, not invariant{augmented}, {size} parameters"
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
@@ -129,12 +138,35 @@ class FlatMLP(ParameterModel):
         structure, _, tensors = reading
         row: Tensor = self.standardise(tensors, None if self.largest is None else _sorts(structure))
         if self.augment and self.training:
-            orders = {g: order.to(row.device) for g, order in draw_orders(structure, len(row)).items()}
-            row = row.gather(1, permuted_positions(structure, orders).to(row.device).expand_as(row))
+            row = row.gather(1, self._positions(structure, row))
         return row if self.largest is None else functional.pad(row, (0, self.largest - row.shape[1]))
 
-    def forward(self, batch: Networks) -> Tensor:
-        """Predict."""
+    @staticmethod
+    def _positions(structure: Structure, row: Tensor) -> Tensor:
+        """Where the numbers of networks that are permuted anew come from, ``[B, numbers]``."""
+        orders = {g: order.to(row.device) for g, order in draw_orders(structure, len(row)).items()}
+        return permuted_positions(structure, orders).to(row.device).expand_as(row)
+
+    def _new_weights(self, reading: Reading) -> WeightSpaceFeatures:
+        structure, _, tensors = reading
+        row = self.standardise(tensors)
+        if self.augment and self.training:
+            positions = self._positions(structure, row)
+            moved = self.network(row.gather(1, positions)).unflatten(1, (-1, self.out_channels))
+            new = torch.empty_like(moved).scatter(1, positions.unsqueeze(2).expand_as(moved), moved)
+        else:
+            new = self.network(row).unflatten(1, (-1, self.out_channels))
+        names, parts = parameter_names(structure), new.split([t.shape[1] for t in tensors], 1)
+        shapes = [structure.parameter[name].shape for name in names]
+        return WeightSpaceFeatures(
+            {n: part.reshape(len(row), *shape, -1) for n, shape, part in zip(names, shapes, parts, strict=True)}
+        )
+
+    def forward(self, batch: Networks) -> Tensor | WeightSpaceFeatures:
+        """Predict, or give new weights."""
+        if self.targets is None:
+            (reading,) = self.readings(batch)
+            return self._new_weights(reading)
         rows = self.rows(batch)
         out: Tensor = self.network(rows)
         return out

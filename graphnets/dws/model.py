@@ -25,10 +25,11 @@ class DWSNet(NeuralFunctional):
         skip: whether inner layers add their input to their result.
         dropout: in the head; ``channel_dropout`` after every equivariant layer.
         activations, weight_noise, buffers: see `WeightInput`.
+        out_channels: of an equivariant network's result.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, 1]}``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
 
     Raises:
         ValueError: an argument is unknown, or a layer would be too large.
@@ -51,6 +52,7 @@ class DWSNet(NeuralFunctional):
         activations: bool = False,
         weight_noise: float = 0.0,
         buffers: bool = False,
+        out_channels: int = 1,
     ) -> None:
         self.aggr, self.off_diagonal, self.terms, self.rank, self.buffers_too = aggr, off_diagonal, terms, rank, buffers
         super().__init__(
@@ -66,6 +68,7 @@ class DWSNet(NeuralFunctional):
             activations=activations,
             weight_noise=weight_noise,
             buffers=buffers,
+            out_channels=out_channels,
         )
 
     def layer(self, structure: Structure, in_channels: int, out_channels: int) -> PieceLayer:

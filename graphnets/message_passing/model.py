@@ -24,7 +24,7 @@ class NeuronGNN(NeuronNetwork):
 
     Args:
         structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
-        targets: predicted numbers per network.
+        targets: predicted numbers per network; None for new weights, which are equivariant.
         channels: of node states.
         edge_channels: of edge states.
         hidden_channels: of the messages' hidden layer; 0 leaves only the gated ones.
@@ -40,16 +40,17 @@ class NeuronGNN(NeuronNetwork):
         weight_noise: relative Gaussian noise on weights while training.
         encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
+        out_channels: of new weights.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
     """
 
     def __init__(
         self,
         structure: Structure | None,
-        targets: int,
+        targets: int | None,
         channels: int = 32,
         edge_channels: int = 4,
         hidden_channels: int = 0,
@@ -66,6 +67,7 @@ class NeuronGNN(NeuronNetwork):
         weight_noise: float = 0.0,
         encodings: Sequence[str] = NeuronNetwork.ENCODINGS,
         kernel_size: Sequence[int] = (3, 3),
+        out_channels: int = 1,
     ) -> None:
         super().__init__(
             structure,
@@ -84,4 +86,5 @@ class NeuronGNN(NeuronNetwork):
             weight_noise=weight_noise,
             encodings=encodings,
             kernel_size=kernel_size,
+            out_channels=out_channels,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters import Structure
+from converters import Structure, WeightSpaceFeatures
 from graphnets.layered import Layered, Networks
 from graphnets.message_passing.encodings import (
     EdgeEncoding,
@@ -21,7 +21,7 @@ from graphnets.message_passing.encodings import (
 from graphnets.message_passing.neighbourhood import NEIGHBOURHOODS, neighbour_pairs
 from graphnets.message_passing.passing import EdgeLayer
 from graphnets.message_passing.probes import ProbeFeatures
-from graphnets.message_passing.readout import OutputReadout, PooledReadout
+from graphnets.message_passing.readout import OutputReadout, PooledReadout, WeightReadout
 
 __all__ = ["NeuronNetwork"]
 
@@ -31,7 +31,7 @@ class NeuronNetwork(nn.Module):
 
     Args:
         structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
-        targets: predicted numbers per network.
+        targets: predicted numbers per network; None for new weights, see `WeightReadout`.
         layer: makes one layer from nothing; it is called once per round and direction.
         channels: of node states.
         edge_channels: of edge states.
@@ -45,14 +45,15 @@ class NeuronNetwork(nn.Module):
         kernel_size: the largest kernel, if no structure is given.
         neighbourhood: who hears whom, see `neighbour_pairs`; pairs without an edge have one learned state at first.
         probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
+        out_channels: of new weights.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
 
     Raises:
-        ValueError: ``order``, ``neighbourhood`` or an encoding is unknown, there are no rounds, or probes have no
-            structure that would say what inputs are.
+        ValueError: ``order``, ``neighbourhood`` or an encoding is unknown, there are no rounds, or probes or
+            new weights have no structure that would say what inputs or weights there are.
     """
 
     ENCODINGS = (*NodeEncoding.ENCODINGS, *EdgeEncoding.ENCODINGS)
@@ -60,7 +61,7 @@ class NeuronNetwork(nn.Module):
     def __init__(
         self,
         structure: Structure | None,
-        targets: int,
+        targets: int | None,
         layer: Callable[[], EdgeLayer],
         *,
         channels: int,
@@ -76,6 +77,7 @@ class NeuronNetwork(nn.Module):
         kernel_size: Sequence[int],
         neighbourhood: str = "edges",
         probes: int = 0,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         if order not in ("sweep", "parallel"):
@@ -100,6 +102,11 @@ class NeuronNetwork(nn.Module):
         self.neighbourhood = neighbourhood
         self.stranger = None if neighbourhood == "edges" else nn.Parameter(torch.randn(edge_channels))
         self.probes = None if structure is None or not probes else ProbeFeatures(structure, probes, channels)
+        if targets is None:
+            if structure is None:
+                raise ValueError("new weights are those of one architecture; pass structure=")
+            self.leave = WeightReadout(structure, channels, edge_channels, head_channels, out_channels)
+            return
         self.pooled = PooledReadout(structure, channels)
         self.output = OutputReadout(structure, channels, scores)
         width = self.pooled.out_channels + self.output.out_channels
@@ -115,8 +122,9 @@ class NeuronNetwork(nn.Module):
         """The contract and the size."""
         size = sum(p.numel() for p in self.parameters())
         built_for = "any architecture" if self.structure is None else self.structure.name
+        result = "new weights" if self.targets is None else f"{self.targets} targets"
         return (
-            f"{built_for} -> {self.targets} targets, channels={self.channels}, rounds={self.rounds}, "
+            f"{built_for} -> {result}, channels={self.channels}, rounds={self.rounds}, "
             f"order={self.order}, {size} parameters"
         )
 
@@ -124,18 +132,26 @@ class NeuronNetwork(nn.Module):
         """Learn the typical sizes of weights; see `InputScaling`."""
         self.scaling.fit(batches)
 
-    def forward(self, batch: Networks) -> Tensor:
-        """Predict."""
+    def forward(self, batch: Networks) -> Tensor | WeightSpaceFeatures:
+        """Predict, or give new weights."""
         return self.predict(batch, Layered(batch))
 
-    def predict(self, batch: Networks, view: Layered) -> Tensor:
-        """Predict from a layered view of the batch."""
-        states = torch.cat(self.embed(batch, view), 1)
+    def predict(self, batch: Networks, view: Layered) -> Tensor | WeightSpaceFeatures:
+        """The same from a layered view of the batch."""
+        by_layer, edges = self._embed(batch, view)
+        if self.targets is None:
+            new: WeightSpaceFeatures = self.leave(by_layer, edges, view)
+            return new
+        states = torch.cat(by_layer, 1)
         out: Tensor = self.head(torch.cat([self.pooled(states, view), self.output(states, view)], -1))
         return out
 
     def embed(self, batch: Networks, view: Layered) -> list[Tensor]:
         """Final states of all neurons, per layer ``[B, n, channels]``."""
+        return self._embed(batch, view)[0]
+
+    def _embed(self, batch: Networks, view: Layered) -> tuple[list[Tensor], list[Tensor]]:
+        """Final states of neurons by layer, and of edges by bundle."""
         check_structure(self.structure, view, type(self).__name__)
         nodes, weights = self.scaling(batch, view)
         if self.training and self.weight_noise:
@@ -151,7 +167,7 @@ class NeuronNetwork(nn.Module):
             states, edges = self._pass(layer, states, edges, view, False)
             if self.backward_layers is not None:
                 states, edges = self._pass(self.backward_layers[index], states, edges, view, True)
-        return states
+        return states, edges
 
     def _pass(
         self, layer: nn.Module, states: list[Tensor], edges: list[Tensor], view: Layered, reverse: bool

@@ -25,7 +25,7 @@ class NeuralGraphGNN(NeuronNetwork):
 
     Args:
         structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
-        targets: predicted numbers per network.
+        targets: predicted numbers per network; None for new weights, which are equivariant.
         channels: of node states.
         edge_channels: of edge states.
         hidden_channels: of the messages' perceptron; ``channels`` if None.
@@ -41,16 +41,17 @@ class NeuralGraphGNN(NeuronNetwork):
         encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
         probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
+        out_channels: of new weights.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
     """
 
     def __init__(
         self,
         structure: Structure | None,
-        targets: int,
+        targets: int | None,
         channels: int = 32,
         edge_channels: int = 8,
         hidden_channels: int | None = None,
@@ -68,6 +69,7 @@ class NeuralGraphGNN(NeuronNetwork):
         encodings: Sequence[str] = NeuronNetwork.ENCODINGS,
         kernel_size: Sequence[int] = (3, 3),
         probes: int = 0,
+        out_channels: int = 1,
     ) -> None:
         layers = (
             NeuralGraphLayer(
@@ -91,6 +93,7 @@ class NeuralGraphGNN(NeuronNetwork):
             encodings=encodings,
             kernel_size=kernel_size,
             probes=probes,
+            out_channels=out_channels,
         )
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from converters import LAYER_KINDS, Structure
+from converters import LAYER_KINDS, NODE_SLOTS, Structure, WeightSpaceFeatures
+from converters.to_state_dict import read_features
 from graphnets.layered import Layered, node_roles
 from graphnets.message_passing.encodings import PositionEncoding
 
-__all__ = ["OutputReadout", "PooledReadout"]
+__all__ = ["OutputReadout", "PooledReadout", "WeightReadout"]
 
 MAX_LAYERS = 16
 
@@ -133,3 +137,73 @@ def _sum(values: Tensor, owner: Tensor | None, graphs: int) -> Tensor:
     if owner is None:
         return values.sum(1)
     return values.new_zeros(graphs, values.shape[-1]).index_add(0, owner, values[0])
+
+
+class WeightReadout(nn.Module):
+    r"""New weights from the states of neurons and edges; they move with the neurons, other readouts do not.
+
+    .. math::
+        w_{ij} &= A_2\, \mathrm{SiLU}(A_1 [x_j, x_i, e_{ij}] + a_1) + a_2 \\
+        b_i &= B_2\, \mathrm{SiLU}(B_1 x_i + b_1) + b_2
+
+    with all numbers of an edge's kernel in :math:`w_{ij}` and of a neuron (bias, scale and so on) in :math:`b_i`.
+
+    Args:
+        structure: of the networks.
+        channels, edge_channels: of the states.
+        hidden: width of both perceptrons.
+        out_channels: of the result.
+
+    Raises:
+        ValueError: a parameter belongs to no neuron and no edge.
+
+    Shapes:
+        - states: ``[B, n, channels]`` by layer; edges: ``[B, E, edge_channels]`` by bundle
+        - result: ``{name: [B, *parameter axes, out_channels]}``
+    """
+
+    def __init__(
+        self, structure: Structure, channels: int, edge_channels: int, hidden: int, out_channels: int = 1
+    ) -> None:
+        super().__init__()
+        self.structure, self.out_channels = structure, out_channels
+        kept = {name for layer in structure.layers for _, name in layer.slots}
+        kept |= {block.parameter for block in structure.blocks if block.parameter is not None}
+        self.names = [p.name for p in structure.parameters if not p.buffer and p.alias_of is None]
+        missing = [name for name in self.names if name not in kept]
+        if missing:
+            raise ValueError(f"{structure.name}: {', '.join(missing)} belong to no neuron and no edge of the graph")
+        columns = math.prod(structure.kernel_size)
+        self.source = nn.Linear(channels, hidden, bias=False)
+        self.target = nn.Linear(channels, hidden, bias=False)
+        self.edge = nn.Linear(edge_channels, hidden)
+        self.edge_out = nn.Linear(hidden, columns * out_channels)
+        self.node = nn.Sequential(
+            nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, len(NODE_SLOTS) * out_channels)
+        )
+
+    def extra_repr(self) -> str:
+        """The contract."""
+        return f"{len(self.names)} tensors, {self.out_channels} channels"
+
+    def forward(self, states: list[Tensor], edges: list[Tensor], view: Layered) -> WeightSpaceFeatures:
+        """Read weights out."""
+        sources, targets = [self.source(x) for x in states], [self.target(x) for x in states]
+        parts = []
+        for bundle, edge in zip(view.bundles[: len(self.structure.blocks)], edges, strict=False):
+            source, target = sources[bundle.source], targets[bundle.target]
+            if bundle.shape is not None:
+                ends = (target.unsqueeze(2) + source.unsqueeze(1)).flatten(1, 2)
+            else:
+                ends = source[:, bundle.source_index] + target[:, bundle.target_index]
+            parts.append(self.edge_out(functional.silu(ends + self.edge(edge))))
+        count = len(states[0])
+        x = self._copies(self.node(torch.cat(states, 1)))
+        edge_attr = self._copies(torch.cat(parts, 1) if parts else x.new_zeros(count, 0, self.edge_out.out_features))
+        found = read_features(x, edge_attr, self.structure, self.structure.kernel_size)
+        return WeightSpaceFeatures({name: found[name].unflatten(0, (count, -1)).movedim(1, -1) for name in self.names})
+
+    def _copies(self, values: Tensor) -> Tensor:
+        """Channels ``[B, n, K * out_channels]`` as further networks, ``[B * out_channels, n, K]``."""
+        copies: Tensor = values.unflatten(2, (-1, self.out_channels)).movedim(3, 1).flatten(0, 1)
+        return copies

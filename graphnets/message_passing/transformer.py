@@ -21,7 +21,7 @@ class NeuronTransformer(NeuronNetwork):
 
     Args:
         structure: networks that share its layout (activations may differ); None for any architecture, also mixed ones.
-        targets: predicted numbers per network.
+        targets: predicted numbers per network; None for new weights, which are equivariant.
         channels: of node states.
         edge_channels: of edge states.
         heads: of the attention.
@@ -39,16 +39,17 @@ class NeuronTransformer(NeuronNetwork):
         neighbourhood: what attention reaches: ``"edges"`` along weights only; ``"layer"`` the neurons of the same layer
             as well; ``"adjacent"`` all neurons of layers that any weight joins to one's own.
         probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
+        out_channels: of new weights.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
     """
 
     def __init__(
         self,
         structure: Structure | None,
-        targets: int,
+        targets: int | None,
         channels: int = 32,
         edge_channels: int = 4,
         heads: int = 4,
@@ -66,6 +67,7 @@ class NeuronTransformer(NeuronNetwork):
         kernel_size: Sequence[int] = (3, 3),
         neighbourhood: str = "edges",
         probes: int = 0,
+        out_channels: int = 1,
     ) -> None:
         super().__init__(
             structure,
@@ -84,6 +86,7 @@ class NeuronTransformer(NeuronNetwork):
             kernel_size=kernel_size,
             neighbourhood=neighbourhood,
             probes=probes,
+            out_channels=out_channels,
         )
         self.heads, self.gates = heads, gates
 

@@ -37,7 +37,7 @@ class NeuralFunctional(nn.Module, ABC):
     """Equivariant layers with ReLU between, then either invariants and a perceptron, or one more layer.
 
     A subclass says in `layer` what its layers are. With ``targets`` the model is invariant; without, equivariant: its
-    last layer has one channel, for new weights or whatever else there is one of per weight.
+    last layer has ``out_channels``: one for new weights, more for several sets of them.
 
     Args:
         structure: what the networks share (activations may differ).
@@ -51,10 +51,11 @@ class NeuralFunctional(nn.Module, ABC):
         skip: whether every layer but the first and last adds its input to its result (where their channels are equal).
         dropout: in the head; ``channel_dropout`` after every equivariant layer.
         activations, weight_noise, buffers: see `WeightInput`.
+        out_channels: of an equivariant model's result.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, 1]}``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
 
     Raises:
         ValueError: there are no layers, or no structure.
@@ -77,6 +78,7 @@ class NeuralFunctional(nn.Module, ABC):
         activations: bool = False,
         weight_noise: float = 0.0,
         buffers: bool = False,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         if not channels:
@@ -92,7 +94,7 @@ class NeuralFunctional(nn.Module, ABC):
             encoding = IOEncoding(structure, width, io_encoding, buffers=buffers)
             self.encode.append(encoding)
             width = encoding.out_channels
-        widths = [width, *channels, *([] if targets is not None else [1])]
+        widths = [width, *channels, *([] if targets is not None else [out_channels])]
         self.layers = nn.ModuleList(self.layer(structure, i, o) for i, o in pairwise(widths))
         self.drop = ChannelDropout(channel_dropout)
         if targets is not None:
@@ -159,10 +161,11 @@ class NFN(NeuralFunctional):
         fourier_channels: how many of them; None: as many as the first layer's channels.
         dropout: in the head; ``channel_dropout`` after every equivariant layer.
         activations, weight_noise, buffers: see `WeightInput`.
+        out_channels: of an equivariant model's result.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, 1]}``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
 
     Raises:
         ValueError: an argument is unknown, or a layer would be too large.
@@ -194,6 +197,7 @@ class NFN(NeuralFunctional):
         activations: bool = False,
         weight_noise: float = 0.0,
         buffers: bool = False,
+        out_channels: int = 1,
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
@@ -213,6 +217,7 @@ class NFN(NeuralFunctional):
             activations=activations,
             weight_noise=weight_noise,
             buffers=buffers,
+            out_channels=out_channels,
         )
 
     def layer(self, structure: Structure, in_channels: int, out_channels: int) -> PieceLayer:

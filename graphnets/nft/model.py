@@ -28,7 +28,7 @@ class NFT(nn.Module):
     Weights are lifted to random Fourier features, inputs and outputs are marked, every tensor is projected to the same
     channels (with its layer encoding, Eq. 8), and the blocks follow. With ``targets`` the model is invariant: learned
     queries read the result (Eq. 9), or each tensor's mean is taken, and a perceptron predicts. Without, it is
-    equivariant and gives new weights, or whatever else there is one of per weight.
+    equivariant and gives ``out_channels`` per weight: one for new weights, more for several sets of them.
 
     Deviations from the paper: weights are standardised tensor by tensor; the last block is followed by a LayerNorm; and
     those of `WeightSpaceSelfAttention`.
@@ -45,10 +45,11 @@ class NFT(nn.Module):
         symmetry: ``"np"``, as in the paper, or ``"hnp"``, see `Pieces`.
         dropout: in the blocks; ``head_dropout`` in the head.
         activations, weight_noise, buffers: see `WeightInput`.
+        out_channels: of an equivariant model's result.
 
     Shapes:
         - batch: a graph or a batch of B graphs
-        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, 1]}``
+        - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
 
     Raises:
         ValueError: an option is unknown, heads do not divide the channels, or there is no structure.
@@ -86,6 +87,7 @@ class NFT(nn.Module):
         activations: bool = False,
         weight_noise: float = 0.0,
         buffers: bool = False,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -111,7 +113,7 @@ class NFT(nn.Module):
         )
         self.norm = nn.LayerNorm(channels)
         if targets is None:
-            self.leave = Unproject(structure, channels, 1, symmetry, buffers)
+            self.leave = Unproject(structure, channels, out_channels, symmetry, buffers)
             return
         pooled_channels = channels if pooled_channels is None else pooled_channels
         self.pool = QueryPool(channels, pooled_channels, queries, heads) if pool == "attention" else None
