@@ -282,7 +282,8 @@ def _model_faults(where: str, model: Mapping[str, Any]) -> list[str]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return []
     known = [name for name in takes if name not in ("structure", "targets")]
-    return [
+    inner = [(key, value) for key, value in model.items() if isinstance(value, Mapping) and "_target_" in value]
+    return [fault for key, value in inner for fault in _model_faults(f"{where}.{key}", value)] + [
         f"{where}.{key}: {name} takes no such argument; it takes {', '.join(known)}"
         for key in model
         if key not in known and not key.startswith("_")

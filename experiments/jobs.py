@@ -27,10 +27,12 @@ import graphnets
 from experiments.config import Method
 from experiments.evaluation import figures
 from experiments.evaluation.attention import attention_figure
+from experiments.evaluation.pictures import store_pictures
 from experiments.files import atomic_path, read_json, write_json
 from experiments.predictor import Predictor, predict
 from experiments.results import JobResult
 from experiments.tasks import Task
+from experiments.tasks.task import Picturing
 from experiments.training import Learner, train_members
 from experiments.zoo import Zoo, load_zoo, unseen
 from experiments.zoo.splits import split_runs
@@ -139,6 +141,7 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
     for split in task.also_scored:
         for name, found in task.score(*predict(model, task, split, settings.trainer.batch_size)).items():
             metrics[name] |= {f"{split}_{metric}": value for metric, value in found.items()}
+    answers, truths = task.answers(prediction, truth)
     result = JobResult(
         method=job.method.name,
         seed=job.seed,
@@ -151,12 +154,14 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
         parameters=outcome.parameters,
         cpu_seconds=outcome.cpu_seconds,
         tuning_seconds=sum(each.cpu_seconds for each in outcomes),
-        prediction=task.answers(prediction).numpy(),
-        truth=truth.numpy(),
+        prediction=answers.numpy(),
+        truth=truths.numpy(),
     )
     _store(job, result)
     if job.figures:
         draw_attention(predictor=model, task=task, folder=job.folder)
+        if isinstance(task, Picturing):
+            store_pictures(job.folder, task.pictures(model))
     return result
 
 

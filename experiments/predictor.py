@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from experiments.tasks import Objective, Task
 
-__all__ = ["OneModelPerColumn", "Predictor", "predict"]
+__all__ = ["OneModelPerSetting", "Predictor", "predict"]
 
 
-class OneModelPerColumn(nn.Module):
-    """Several states of one model, each of which answers for one column of the output.
+class OneModelPerSetting(nn.Module):
+    """Several states of one model, each of which answers for one setting: for its share of the output's columns.
 
     Args:
-        models: one per column.
+        models: one per setting, in the order of the columns.
 
     Shapes:
-        - result: ``[B, len(models)]``
+        - result: ``[B, columns]``
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -29,7 +29,7 @@ class OneModelPerColumn(nn.Module):
 
     def forward(self, networks: Any) -> Tensor:
         """Predict."""
-        return torch.cat([model(networks)[:, i : i + 1] for i, model in enumerate(self.models)], 1)
+        return torch.cat([model(networks).chunk(len(self.models), 1)[i] for i, model in enumerate(self.models)], 1)
 
 
 class Predictor:

@@ -17,6 +17,7 @@ from experiments.config import CONFIG_DIR, ConfigError, Experiment, parse
 from experiments.display import Display
 from experiments.evaluation.bootstrap import Interval
 from experiments.evaluation.labels import method_label
+from experiments.evaluation.pictures import save_pictures
 from experiments.evaluation.summary import Summary
 from experiments.evaluation.tables import Table, shown
 from experiments.files import write_json, write_text
@@ -132,6 +133,9 @@ def _write(experiment: Experiment, summary: Summary, zoo: Zoo, folder: Path, con
     figures = summary.save_figures(folder / "figures") if experiment.figures else []
     drawn = sorted((folder / "methods").glob(f"*/seed{summary.seeds[0]}/attention.png"))
     figures += [path for path in drawn if path.parts[-3] in summary.results]
+    if experiment.figures:
+        shown_by = {method: folder / "methods" / method / f"seed{summary.seeds[0]}" for method in summary.results}
+        figures += save_pictures(shown_by, folder / "figures")
     shown = [path.relative_to(folder).as_posix() for path in figures if path.suffix == ".png"]
     parts = [f"# {experiment.title}", f"`{experiment.name}`, scale `{experiment.scale}`", tables[0].section()]
     parts += [f"![{path}]({path})" for path in shown]

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config import Fit, Optim, Settings
 from experiments.files import atomic_path
-from experiments.predictor import OneModelPerColumn, Predictor, predict
+from experiments.predictor import OneModelPerSetting, Predictor, predict
 from experiments.quiet import quiet_lightning
 from experiments.schedules import SCHEDULES
 from experiments.tasks import Objective, Task
@@ -246,13 +246,13 @@ def train(
     """Train one model, and return it as it was after the best validation epoch.
 
     With ``trainer.checkpoints=each`` every setting of the task has its own best epoch, and the model is a
-    `OneModelPerColumn`. ``folder`` gets ``last.ckpt`` after every epoch, ``best.ckpt`` (or one per setting), and the
+    `OneModelPerSetting`. ``folder`` gets ``last.ckpt`` after every epoch, ``best.ckpt`` (or one per setting), and the
     loggers' files. If it holds a ``last.ckpt``, training goes on from there, and the result is the same bit for bit as
     without a break.
 
     Raises:
         FloatingPointError: the validation loss was never finite.
-        ValueError: the model has not one output per setting, but each is to have its own checkpoint.
+        ValueError: settings have no outputs of their own, but each is to have its own checkpoint.
     """
     model = build_model(settings, task, seed)
     if isinstance(model, FittedModel):
@@ -263,8 +263,8 @@ def train(
     keep = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True)
     kept = {BEST.removesuffix(".ckpt"): f"val/{monitor}"}
     if fit.checkpoints == "each":
-        if task.outputs != len(task.settings):
-            raise ValueError("trainer.checkpoints=each needs one output per setting; choose joint")
+        if task.outputs % len(task.settings):
+            raise ValueError("trainer.checkpoints=each needs as many outputs for every setting; choose joint")
         kept = {f"best_{setting}": f"val/{setting}/{monitor}" for setting in task.settings}
     best = [keep(filename=name, monitor=value, mode=mode) for name, value in kept.items()]
     patience = fit.patience
@@ -301,7 +301,7 @@ def train(
         cpu_seconds=learner.cpu_seconds,
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
-    return (models[0] if len(models) == 1 else OneModelPerColumn(models)).eval(), outcome
+    return (models[0] if len(models) == 1 else OneModelPerSetting(models)).eval(), outcome
 
 
 def _restored(learner: Learner, state: dict[str, Any]) -> nn.Module:

@@ -89,6 +89,7 @@ RESAMPLED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "tau": _tau,
     "r2": _r2,
     "mae": lambda counts, prediction, truth: _mean(counts, np.abs(prediction - truth)),
+    "mse": _mse,
     "rmse": lambda counts, prediction, truth: np.sqrt(_mse(counts, prediction, truth)),
     "accuracy": lambda counts, prediction, truth: _mean(counts, (prediction == truth).astype(np.float64)),
 }

@@ -28,6 +28,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "neuron_sweep": ("NeuronSweep, images, mixture", "#6a994e"),
     "prober_random_probes": ("Prober, random probes", "#d98a96"),
     "prober": ("Prober", "#b5495b"),
+    "unedited": ("Unedited", "#b8b8b8"),
+    "nfn_np_without_io_encoding": ("NFN, NP, inputs and outputs unmarked", "#d0a9e0"),
     "pixel_reference": ("Pixels, residual network", "#e76f51"),
 }
 SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")
@@ -41,6 +43,8 @@ COLUMNS = {
     "mae": "MAE",
     "rmse": "RMSE",
     "train_accuracy": "training accuracy",
+    "mse": "MSE",
+    "train_mse": "training MSE",
 }
 
 

@@ -35,6 +35,8 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "rmse": False,
     "accuracy": True,
     "train_accuracy": True,
+    "mse": False,
+    "train_mse": False,
 }
 """Which way each metric points."""
 

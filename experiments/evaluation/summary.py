@@ -154,7 +154,7 @@ class Summary:
         """An overview, the paper's Tables 1 to 4 (3 and 4 for every method), tau, paired differences."""
         spans = self.intervals()
         tables = [self._overview()]
-        for number, metric in ((1, "mae"), (2, "r2"), (None, "tau"), (None, "accuracy")):
+        for number, metric in ((1, "mae"), (2, "r2"), (None, "tau"), (None, "accuracy"), (None, "mse")):
             if metric not in self.resampled:
                 continue
             rows: list[tuple[Cell, ...]] = [
@@ -209,7 +209,11 @@ class Summary:
 
     def _details(self, method: str) -> Table:
         rows: list[tuple[Cell, ...]] = []
-        metrics = [m for m in ("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy") if m in self.metrics]
+        metrics = [
+            m
+            for m in ("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse")
+            if m in self.metrics
+        ]
         for setting in self.settings:
             cells: list[Cell] = []
             for metric in metrics:
@@ -231,7 +235,7 @@ class Summary:
     def _differences(self) -> Table:
         rows: list[tuple[Cell, ...]] = []
         for c in self.comparisons():
-            if c.metric not in ("tau", "r2", "accuracy"):
+            if c.metric not in ("tau", "r2", "accuracy", "mse"):
                 continue
             clear = c.difference.low > 0 or c.difference.high < 0
             better = c.first if (c.difference.value > 0) == HIGHER_IS_BETTER[c.metric] else c.second
@@ -247,7 +251,7 @@ class Summary:
         )
 
     def save_figures(self, folder: Path) -> list[Path]:
-        """Figures 1 to 5 of WeightNet's paper, of classifications accuracies and losses.
+        """Figures 1 to 5 of WeightNet's paper, of other tasks their first metric and losses.
 
         Where single networks are shown they are those of the first seed.
         """
@@ -277,7 +281,8 @@ class Summary:
                 "fig4_r2_radar": figures.radar(r2, "r2"),
             }
         else:
-            drawn = {"accuracy": figures.bars(bounds("accuracy"), "accuracy")}
+            metric = self.resampled[0]
+            drawn = {metric: figures.bars(bounds(metric), metric)}
         if histories:
             drawn["fig5_loss_curves"] = figures.loss_curves(histories)
         return [path for name, figure in drawn.items() for path in figures.save(figure, folder / name)]

@@ -103,9 +103,9 @@ class Generalization:
             name: regression_metrics(prediction[:, i], target[:, i].double()) for i, name in enumerate(self.properties)
         }
 
-    def answers(self, prediction: Tensor) -> Tensor:
-        """The predictions themselves."""
-        return prediction
+    def answers(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions and targets themselves."""
+        return prediction, target
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
         """The largest change of a property's prediction when hidden neurons of test networks are permuted."""

@@ -84,11 +84,11 @@ class InrClassification:
 
     def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
         """The accuracy, of probabilities ``[N, classes]`` and labels ``[N, 1]``."""
-        return {name: classification_metrics(self.answers(prediction), target) for name in self.settings}
+        return {name: classification_metrics(*self.answers(prediction, target)) for name in self.settings}
 
-    def answers(self, prediction: Tensor) -> Tensor:
-        """The most probable class, ``[N, 1]``."""
-        return prediction.argmax(1, keepdim=True).double()
+    def answers(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable class and the right one, ``[N, 1]``."""
+        return prediction.argmax(1, keepdim=True).double(), target
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
         """The largest change of a probability when hidden neurons of test networks are permuted."""

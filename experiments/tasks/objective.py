@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["LOSSES", "BoundedLikelihood", "CrossEntropy", "Objective", "Standardised", "make_objective"]
+__all__ = ["LOSSES", "BoundedLikelihood", "CrossEntropy", "Objective", "PixelError", "Standardised", "make_objective"]
 
 EDGE = 1e-4
 
@@ -125,6 +125,30 @@ class CrossEntropy(Objective):
     def decode(self, output: Tensor) -> Tensor:
         """Probabilities of the classes, ``[B, classes]``."""
         return output.detach().cpu().double().softmax(1)
+
+
+class PixelError(Objective):
+    """The mean squared error of images: outputs and targets are their pixels, ``[B, settings * numbers]``.
+
+    Args:
+        settings: images per network; every one is a column of the losses.
+    """
+
+    def __init__(self, settings: int) -> None:
+        self.settings = settings
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean squared error of every setting."""
+        losses: Tensor = (output - target).square().unflatten(1, (self.settings, -1)).mean((0, 2))
+        return losses
+
+    def encode(self, target: Tensor) -> Tensor:
+        """The pixels themselves."""
+        return target
+
+    def decode(self, output: Tensor) -> Tensor:
+        """The pixels in float64."""
+        return output.detach().cpu().double()
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {

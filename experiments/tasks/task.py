@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from converters import Structure
 from experiments.tasks.objective import Objective
 
-__all__ = ["Task"]
+__all__ = ["Picturing", "Task"]
 
 
 class Task(Protocol):
@@ -45,8 +45,22 @@ class Task(Protocol):
     def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
         """Setting to metric to value, of the predictions of a whole split in the unit of the targets."""
 
-    def answers(self, prediction: Tensor) -> Tensor:
-        """One number per network and setting, ``[N, settings]``: what is stored, and resampled for intervals."""
+    def answers(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction and truth as one number each per network and setting, ``[N, settings]``.
+
+        These are stored, and resampled for intervals.
+        """
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
         """The largest change of a test prediction, in the unit of the targets, under true permutations."""
+
+
+@runtime_checkable
+class Picturing(Protocol):
+    """A task whose predictions are pictures."""
+
+    def pictures(self, predict: Callable[[Any], Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Setting to row to pictures ``[n, C, H, W]`` in -1 to 1 of some test networks.
+
+        The last row is what the method makes, those before it are the same for all methods.
+        """

@@ -59,7 +59,9 @@ def test_scores_are_shares_of_right_classes(sirens: Zoo) -> None:
     target = torch.arange(8.0).view(-1, 1)
     prediction = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 4, 5, 0, 0]), 10).double()
     assert task.score(prediction, target) == {"class": {"accuracy": 0.75}}
-    assert task.answers(prediction)[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    answers, truths = task.answers(prediction, target)
+    assert answers[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    assert torch.equal(truths, target)
     assert task.also_scored == ("train",)
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from experiments.config import Fit, Optim, Settings
-from experiments.predictor import OneModelPerColumn, Predictor, predict
+from experiments.predictor import OneModelPerSetting, Predictor, predict
 from experiments.schedules import SCHEDULES
 from experiments.tasks import Generalization
 from experiments.training import Outcome, build_model, stream_seed, train, train_members
@@ -217,7 +217,7 @@ def test_every_property_may_keep_its_own_epoch(task: Generalization, tmp_path: P
     settings = replace(with_fit(epochs=12, checkpoints="each"), optim=replace(SETTINGS.optim, schedule="constant"))
     model, outcome = train(settings, task, 0, tmp_path / "each")
     joint, whole = train(replace(settings, trainer=replace(settings.trainer, checkpoints="joint")), task, 0, tmp_path)
-    assert isinstance(model, OneModelPerColumn)
+    assert isinstance(model, OneModelPerSetting)
     objective = task.objective()
 
     def losses(trained: nn.Module) -> Tensor:
