@@ -17,6 +17,7 @@ from experiments.evaluation.labels import axis_label, method_label
 from experiments.evaluation.metrics import HIGHER_IS_BETTER
 from experiments.evaluation.tables import Cell, Table
 from experiments.files import write_text
+from experiments.layer_sizes import layer_sizes
 from experiments.records import RecordError, read_records
 
 __all__ = ["Finding", "add_arguments", "decide", "execute", "main", "results_page"]
@@ -71,7 +72,8 @@ def results_page(root: Path, configs: Path = CONFIG_DIR) -> str:
     parts = [
         "# Results",
         "Made by `python -m experiments.report` from the run records in `docs/runs`; every number of ours "
-        "comes from a record, the papers' numbers from the experiments' configs. A claim *holds* if every "
+        "comes from a record (sizes of layers: from the layers), the papers' numbers from the experiments' configs. "
+        "A claim *holds* if every "
         "seed shows it and the 95% interval of the paired bootstrap over test networks excludes zero, "
         "*does not hold* if the opposite is so, and is *not decidable at this scale* otherwise.",
     ]
@@ -81,6 +83,7 @@ def results_page(root: Path, configs: Path = CONFIG_DIR) -> str:
         parts.append(f"<!-- {experiment} -->")
         parts += _experiment(experiment, runs, _report(experiment, configs))
         parts.append(f"<!-- end of {experiment} -->")
+    parts.append(layer_sizes().section())
     return "\n\n".join(parts) + "\n"
 
 
