@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from converters import execute, to_state_dict
-from experiments.config import CONFIG_DIR
 from experiments.zoo import Zoo, ZooConfig, ZooConfigError, ZooDataset, ZooError, get_zoo, unseen, verify
-from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.nets import architectures_of
+from tests.experiments.zoo.configs import CONFIGS, of_kind
 
 MIXED: dict[str, Any] = {
     "activation": ["relu", "tanh"],
@@ -130,16 +128,14 @@ def test_an_older_zoo_without_these_columns_is_read(mixed: Zoo, tmp_path: Path) 
     assert load_zoo(folder).records["width"].tolist() == mixed.records["width"].tolist()
 
 
-NAMES = sorted(path.stem for path in (CONFIG_DIR / "zoo").glob("*.yaml"))
-IMPORTED = [name for name in NAMES if name.startswith("small_cnn")]
-ZOOS = [name for name in NAMES if name not in IMPORTED and not name.endswith("_siren")]
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_has_the_name_of_its_file(name: str) -> None:
+    assert CONFIGS[name].name == name
 
 
-@pytest.mark.parametrize("name", ZOOS)
-def test_every_zoo_config_is_right_and_says_what_it_is(name: str) -> None:
-    with initialize_config_dir(str(CONFIG_DIR / "zoo"), version_base="1.3"):
-        config = ZooConfig.parse(compose(name))
-    assert config.name == name
+@pytest.mark.parametrize("name", of_kind(ZooConfig))
+def test_every_zoo_config_says_what_it_is(name: str) -> None:
+    config = CONFIGS[name]
     assert (config.initialisation == "shared") == name.endswith("_shared")
     if name.endswith("_shared"):
         assert config.ranges["initial_scale"] == 1.0, "starts that are scaled differently are not shared"
@@ -153,12 +149,6 @@ def test_every_zoo_config_is_right_and_says_what_it_is(name: str) -> None:
         widths = {width for each in architectures for width in each.sizes[1:-1]}
         assert (min(widths), max(widths)) == (8, 48)
     assert len({each.name for each in architectures}) == len(architectures)
-
-
-@pytest.mark.parametrize("name", IMPORTED)
-def test_every_config_of_an_imported_zoo_is_right(name: str) -> None:
-    with initialize_config_dir(str(CONFIG_DIR / "zoo"), version_base="1.3"):
-        assert ImportConfig.parse(compose(name)).name == name
 
 
 def test_the_folder_of_the_images_does_not_change_the_zoo(small: Any) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn import functional
 
 from converters import trace, verify
-from experiments.config import CONFIG_DIR
 from experiments.zoo import (
     Sine,
     SirenArchitecture,
@@ -27,10 +25,10 @@ from experiments.zoo import (
     info,
 )
 from experiments.zoo import verify as verify_zoo
-from experiments.zoo.sirens.config import parse_zoo
 from experiments.zoo.sirens.fitting import StackedSirens, fit_stack, learning_rate
 from experiments.zoo.sirens.generation import targets_of
 from experiments.zoo.sirens.network import grid, initial_siren
+from tests.experiments.zoo.configs import CONFIGS, of_kind
 
 SMALL: dict[str, Any] = {
     "kind": "siren",
@@ -188,10 +186,7 @@ def test_a_wrong_configuration_is_named_in_full(tmp_path: Path) -> None:
         get_zoo({**SMALL, "pixels": [8, 8]}, tmp_path, progress=False)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_DIR / "zoo").glob("*_siren.yaml")))
-def test_every_siren_config_is_right(name: str) -> None:
-    with initialize_config_dir(str(CONFIG_DIR / "zoo"), version_base="1.3"):
-        config = parse_zoo(compose(name))
-    assert isinstance(config, SirenConfig)
-    assert config.name == name
+@pytest.mark.parametrize("name", of_kind(SirenConfig))
+def test_every_siren_config_comes_back(name: str) -> None:
+    config = CONFIGS[name]
     assert config.fingerprint == SirenConfig.parse(config.to_dict()).fingerprint
