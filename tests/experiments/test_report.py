@@ -84,7 +84,7 @@ def store(root: Path, *records: dict[str, Any]) -> Path:
 
 
 def verdicts(page: str) -> dict[str, str]:
-    claims = page[page.index("#### Claims") :]
+    claims = page[page.index("#### Claims") : page.index("<!-- end of")]
     rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in claims.splitlines() if "|" in line]
     return {row[0]: row[2] for row in rows[2:]}
 
