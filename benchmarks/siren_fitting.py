@@ -26,8 +26,8 @@ from experiments.data import load_images
 from experiments.zoo import SirenArchitecture, SirenConfig
 from experiments.zoo.sampling import stream
 from experiments.zoo.sirens.fitting import fit_stack, learning_rate
-from experiments.zoo.sirens.generation import psnr, targets_of
 from experiments.zoo.sirens.network import grid, initial_siren
+from experiments.zoo.sirens.signals import Signals, psnr, targets_of
 
 CONFIGS = Path(__file__).parents[1].resolve() / "configs" / "zoo"
 
@@ -62,16 +62,18 @@ def main() -> None:
         overrides = [] if arguments.steps is None else [f"steps={arguments.steps}"]
         config = SirenConfig.parse(compose(arguments.zoo, overrides=overrides))
     size = arguments.stack or config.stack_size
-    images, _ = targets_of(load_images(config.data))
-    architecture = config.architecture(images.shape[1])
+    data = load_images(config.data)
+    images, _ = targets_of(data)
+    architecture = config.architecture(data)
 
     stacked, plain, errors = [], [], {"stacked": [0.0], "plain": [0.0]}
     for number in range(arguments.stacks + 1):  # the first one warms up
         chosen = images[number * size : (number + 1) * size]
         rows = [initial_siren(architecture, config.variant, stream(config.seed, i, "start")) for i in range(size)]
         starts = torch.from_numpy(np.stack(rows)).float()
+        signals = Signals(grid(*chosen.shape[2:]), chosen.flatten(2))
         begun = time.process_time()
-        _, found = fit_stack(architecture, starts, chosen, config.steps, config.learning_rate, config.schedule)
+        _, found = fit_stack(architecture, starts, signals, config.steps, config.learning_rate, config.schedule)
         stacked.append((time.process_time() - begun) / size)
         begun = time.process_time()
         pairs = zip(starts[: arguments.plain], chosen, strict=False)
@@ -80,7 +82,7 @@ def main() -> None:
         errors = {"stacked": found.tolist(), "plain": alone}
     rates = [60 / statistics.median(seconds[1:]) for seconds in (stacked, plain)]
     shown = [statistics.mean(map(psnr, errors[way])) for way in ("stacked", "plain")]
-    sizes, pixels = "-".join(map(str, architecture.sizes)), " x ".join(map(str, config.pixels))
+    sizes, pixels = "-".join(map(str, architecture.sizes)), " x ".join(map(str, data.image_shape[1:]))
     print(f"{sizes}, {pixels} pixels, {config.steps} steps, one thread, processor time")
     print(f"stacked ({size} at once): {rates[0]:7.0f} SIRENs per minute, {shown[0]:.1f} dB")
     print(f"plain loop:           {rates[1]:7.0f} SIRENs per minute, {shown[1]:.1f} dB")

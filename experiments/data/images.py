@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,17 @@ class ImageData:
             digest.update(str((tuple(part.shape), part.dtype)).encode())
             digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What a zoo's header says of it."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "classes": self.classes,
+            "image_shape": list(self.image_shape),
+            "pool_images": len(self.pool),
+            "test_images": len(self.test),
+        }
 
 
 def average_pool(images: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from converters import trace
-from experiments.data import ImageData, load_images
+from experiments.data import ImageData, ShapeData
 from experiments.zoo.config import GENERATOR_VERSION
 from experiments.zoo.errors import ZooError
 from experiments.zoo.executors import EXECUTORS
@@ -48,7 +48,7 @@ class Described(Protocol):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The images, see `experiments.data.load_images`."""
+        """The images or shapes, see `experiments.data.load_data`."""
 
     @property
     def executor(self) -> str:
@@ -75,21 +75,24 @@ class Described(Protocol):
 
 
 Config = TypeVar("Config", bound=Described)
+Data = TypeVar("Data", bound="ImageData | ShapeData")
 Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
-class Production(Generic[Config, Task]):
+class Production(Generic[Config, Data, Task]):
     """How one kind of networks is made.
 
     Args:
+        load: the data, from the configuration's ``data``.
         plan: cuts the work into tasks.
         rest: what of a task is not yet done in the folder; None: nothing.
         work: the shards of a task, on one thread; runs where the executor says.
         finish: joins all shards, see `finish`.
     """
 
-    plan: Callable[[Config, ImageData], list[Task]]
+    load: Callable[[Mapping[str, Any]], Data]
+    plan: Callable[[Config, Data], list[Task]]
     rest: Callable[[Path, Task], Task | None]
     work: Callable[[Task], list[ShardFile]]
     finish: Callable[[Path, Mapping[str, Any], Sequence[Task]], None]
@@ -106,13 +109,13 @@ def zoo_root(given: str | Path | None, configured: str | Path) -> Path:
 
 
 def produce(
-    config: Config, root: str | Path | None, progress: bool | None, production: Production[Config, Task]
+    config: Config, root: str | Path | None, progress: bool | None, production: Production[Config, Data, Task]
 ) -> Zoo:
     """Generates a zoo, or what is missing of it, and loads it; see `experiments.zoo.generate`."""
     parent = zoo_root(root, config.root)
     folder = parent / config.folder_name
     with FileLock(parent / f".{config.folder_name}.lock"):
-        data = load_images(config.data)
+        data = production.load(config.data)
         header = _begin(folder, config, data)
         if header["status"] != "complete" or _damaged(folder, header):
             tasks = production.plan(config, data)
@@ -125,11 +128,11 @@ def produce(
     return load_zoo(folder)
 
 
-def _begin(folder: Path, config: Described, data: ImageData) -> dict[str, Any]:
+def _begin(folder: Path, config: Described, data: ImageData | ShapeData) -> dict[str, Any]:
     """The header of the zoo in ``folder``; a first one is written where there is none."""
     if (folder / HEADER).exists():
         header = read_header(folder)
-        for key, expected in (("fingerprint", config.fingerprint), ("data", _describe(data))):
+        for key, expected in (("fingerprint", config.fingerprint), ("data", data.describe())):
             if header[key] != expected:
                 raise ZooError(
                     f"{folder} was generated with another {key}: it has {header[key]}, now it is {expected}; "
@@ -142,21 +145,10 @@ def _begin(folder: Path, config: Described, data: ImageData) -> dict[str, Any]:
         "fingerprint": config.fingerprint,
         "generator": GENERATOR_VERSION,
         "config": config.to_dict(),
-        "data": _describe(data),
+        "data": data.describe(),
     }
     write_header(folder, header)
     return header
-
-
-def _describe(data: ImageData) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "classes": data.classes,
-        "image_shape": list(data.image_shape),
-        "pool_images": len(data.pool),
-        "test_images": len(data.test),
-    }
 
 
 def _damaged(folder: Path, header: Mapping[str, Any]) -> bool:

@@ -75,7 +75,7 @@ def generate(config: Configuration, root: str | Path | None = None, *, progress:
         return import_zoo(parsed, root)
     if isinstance(parsed, SirenConfig):
         return produce(parsed, root, progress, SIRENS)
-    return produce(parsed, root, progress, Production(_plan, _unfinished, train_shards, _finish))
+    return produce(parsed, root, progress, Production(load_images, _plan, _unfinished, train_shards, _finish))
 
 
 def plan_stacks(config: ZooConfig, architectures: list[Architecture]) -> list[StackTask]:

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data import ImageData, load_images
+from experiments.data import ImageData, ShapeData, load_data
 from experiments.zoo.errors import ZooError
 from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.properties import PROPERTIES
 from experiments.zoo.sirens.config import SirenConfig
-from experiments.zoo.sirens.generation import psnr, targets_of
-from experiments.zoo.sirens.network import grid
+from experiments.zoo.sirens.signals import quality, signals_of
 from experiments.zoo.storage import WEIGHTS, file_checksum, read_shard
 from experiments.zoo.zoo import Zoo, load_zoo
 
@@ -72,7 +71,7 @@ def verify(path: str | Path, networks: int = 8) -> Report:
     Every shard must be readable, have its recorded checksum, finite tensors of the right shapes and the
     networks that the records name; splits must not share a run. Then ``networks`` of them, evenly spaced,
     are rebuilt as ordinary modules, and what they were recorded for is measured anew: the accuracy on the test and the
-    shifted images, or how well a SIREN draws its image. The images of an imported zoo are not at hand.
+    shifted images, or how well a SIREN fits its image or shape. The images of an imported zoo are not at hand.
 
     Raises:
         ZooError: there is no complete zoo at ``path``.
@@ -92,7 +91,7 @@ def verify(path: str | Path, networks: int = 8) -> Report:
     count = 0 if isinstance(config, ImportConfig) else min(networks, len(records))
     chosen = np.unique(np.linspace(0, len(records) - 1, count).astype(int))
     if not faults and not isinstance(config, ImportConfig):
-        data = load_images(config.data)
+        data = load_data(config.data)
         for index in chosen:
             faults += _network_faults(zoo, int(index), data)
     return Report(zoo.path, len(records), len(zoo.header["shards"]), len(chosen), faults)
@@ -100,7 +99,7 @@ def verify(path: str | Path, networks: int = 8) -> Report:
 
 def _properties(zoo: Zoo) -> list[str]:
     """What the networks of a zoo are measured by."""
-    known = ["psnr"] if isinstance(zoo.config, SirenConfig) else PROPERTIES
+    known = [zoo.config.quality] if isinstance(zoo.config, SirenConfig) else PROPERTIES
     return [name for name in known if name in zoo.records]
 
 
@@ -129,7 +128,7 @@ def _shard_faults(zoo: Zoo, shard: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _network_faults(zoo: Zoo, index: int, data: ImageData) -> list[str]:
+def _network_faults(zoo: Zoo, index: int, data: ImageData | ShapeData) -> list[str]:
     """Rebuilds one network as a module and measures it."""
     row = zoo.records.iloc[index]
     architecture = zoo.architectures[row["architecture"]]
@@ -142,19 +141,17 @@ def _network_faults(zoo: Zoo, index: int, data: ImageData) -> list[str]:
     def accuracy(images: Tensor, labels: Tensor) -> float:
         return float((module(architecture.prepare(images)).argmax(1) == labels).double().mean())
 
-    @torch.no_grad()
-    def quality() -> float:
-        image = targets_of(data)[0][row["image"]]
-        return psnr(float((module(grid(*image.shape[1:])) - image.flatten(1).t()).square().mean()))
-
-    faults = []
+    checks: dict[str, tuple[float, float]] = {}
     if isinstance(zoo.config, SirenConfig):
-        checks = {"psnr": (quality(), 0.1)}
-    else:
-        checks = {
-            "test_accuracy": (accuracy(data.test, data.test_labels), 1.5 / len(data.test)),
-            "robustness_shift": (accuracy(data.shifted, data.shifted_labels), 1.5 / len(data.test)),
-        }
+        signals = signals_of(zoo.config, data, torch.tensor([row["image"]]), unseen=True)
+        with torch.no_grad():
+            drawn = module(signals.coordinates.view(-1, architecture.sizes[0])).t().unsqueeze(0)
+        tolerance = 0.1 if isinstance(data, ImageData) else 1e-3
+        checks[zoo.config.quality] = (quality(zoo.config, drawn, signals)[0], tolerance)
+    elif isinstance(data, ImageData):
+        checks["test_accuracy"] = (accuracy(data.test, data.test_labels), 1.5 / len(data.test))
+        checks["robustness_shift"] = (accuracy(data.shifted, data.shifted_labels), 1.5 / len(data.test))
+    faults = []
     for name, (measured, tolerance) in checks.items():
         if abs(measured - row[name]) > tolerance:
             faults.append(f"network {row['id']}: {name} is recorded as {row[name]:.4f}, is {measured:.4f}")

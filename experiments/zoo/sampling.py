@@ -33,7 +33,8 @@ __all__ = [
 DROPOUT_LEVELS = 256
 """Dropout probabilities are multiples of 1 / 256, so that one random byte decides about one neuron."""
 
-PURPOSES = {"recipe": 0, "start": 1, "images": 2, "batches": 3, "dropout": 4, "weight_noise": 5}
+NAMES = ("recipe", "start", "images", "batches", "dropout", "weight_noise", "places", "unseen_places")
+PURPOSES = {name: number for number, name in enumerate(NAMES)}
 
 
 def stream(seed: int, network: int | None, purpose: str) -> np.random.Generator:

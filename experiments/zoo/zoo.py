@@ -65,7 +65,8 @@ class Zoo:
 
         Columns: id, run, split (train, val, test), shard and row (where the weights lie), architecture,
         what it is made of (topology, family, depth, width, activation); of classifiers the hyper-parameters and the
-        properties of `experiments.zoo.properties.measure`, of SIRENs label, image, copy and psnr.
+        properties of `experiments.zoo.properties.measure`, of SIRENs label, image (or shape), copy, and psnr
+        or distance_error.
         """
         return with_architecture(read_records(self.path), self.architectures)
 

@@ -79,7 +79,7 @@ def test_pixels_do_not_change_when_neurons_are_permuted_and_weights_do(sirens: Z
 
 def test_the_reference_reads_the_images_that_were_fitted(sirens: Zoo) -> None:
     from experiments.data import load_images
-    from experiments.zoo.sirens.generation import targets_of
+    from experiments.zoo.sirens.signals import targets_of
 
     task = InrClassification(sirens)
     graphs, _ = next(iter(task.loader("test", 40)))

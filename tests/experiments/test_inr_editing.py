@@ -20,7 +20,7 @@ from experiments.predictor import OneModelPerSetting, Predictor, predict
 from experiments.tasks import InrEditing
 from experiments.tasks.task import Picturing
 from experiments.zoo import Zoo, get_zoo
-from experiments.zoo.sirens.generation import targets_of
+from experiments.zoo.sirens.signals import targets_of
 from experiments.zoo.sirens.network import grid
 from graphnets import NFN, FlatMLP
 

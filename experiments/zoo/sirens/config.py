@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.data import LOADERS, ImageData, load_images
+from experiments.data import LOADERS, SHAPE_LOADERS, ImageData, ShapeData, load_data
 from experiments.zoo.config import EXECUTION_KEYS, EXECUTOR_NAMES, INITIALISATIONS, ZooConfig
 from experiments.zoo.errors import ZooConfigError
 from experiments.zoo.importers.config import ImportConfig
@@ -23,27 +23,30 @@ GENERATOR_VERSION = 1
 """Raised when a change of the code changes the networks, so that cached zoos are not taken for new ones."""
 
 SCHEDULES = ("constant", "cosine")
-REQUIRED = ("name", "data", "pixels")
+REQUIRED = ("name", "data")
+DISTANCES = ("queries", "deviations", "truncation")
 COUNTS = ("width", "hidden_layers", "steps", "copies", "stack_size")
 
 
 @dataclass(frozen=True)
 class SirenConfig:
-    """Which images are fitted, by what SIRENs, and how. Made by `SirenConfig.parse`.
+    """Which images or shapes are fitted, by what SIRENs, and how. Made by `SirenConfig.parse`.
 
     Args:
         name: the zoo's name; its folder is called after it.
-        data: the images, see `experiments.data.load_images`.
-        pixels: ``[height, width]`` that the images are to have.
+        data: the images or shapes, see `experiments.data.load_data`.
+        pixels: ``[height, width]`` that the images are to have; None for shapes.
+        distances: of shapes, whose distances are fitted: ``queries``, ``deviations`` and ``truncation``, see
+            `experiments.zoo.sirens.signals.distance_field`; None for images.
         kind: always ``"siren"``.
         width, hidden_layers: hidden neurons of a layer, and hidden layers.
         w0: the frequency of every sine.
         variant: how biases start, see `experiments.zoo.sirens.network.initial_siren`.
         initialisation: ``independent`` draws every SIREN's own start, ``shared`` gives all one start.
-        steps: of Adam, each on all pixels.
+        steps: of Adam, each on all pixels or places.
         learning_rate: of Adam.
         schedule: of the learning rate: ``constant``, or ``cosine`` to 0.
-        copies: SIRENs per training image; validation and test images have one each.
+        copies: SIRENs per training image (or shape); validation and test images have one each.
         limit: the first so many images of the training pool and of the test images alone; None: all.
         validation: share of the data set's training pool whose images validate.
         seed: decides everything that is random; the result does not depend on the executor.
@@ -55,7 +58,8 @@ class SirenConfig:
 
     name: str
     data: dict[str, Any]
-    pixels: list[int]
+    pixels: list[int] | None = None
+    distances: dict[str, Any] | None = None
     kind: str = KIND
     width: int = 32
     hidden_layers: int = 2
@@ -96,10 +100,14 @@ class SirenConfig:
         raise ZooConfigError("\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values; the images have a fingerprint of their own."""
+        """Everything that decides the result, as plain values; the images have a fingerprint of their own.
+
+        Without shapes ``distances`` is left out, so that zoos from before there were any keep their fingerprints.
+        """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["data"] = {key: value for key, value in self.data.items() if key != "folder"}
-        return {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
+        left_out = (*EXECUTION_KEYS, *(["distances"] if self.distances is None else []))
+        return {key: value for key, value in values.items() if key not in left_out}
 
     @property
     def fingerprint(self) -> str:
@@ -115,19 +123,25 @@ class SirenConfig:
     @property
     def splits(self) -> dict[str, float]:
         """Shares of images in ``train``, ``val`` and ``test``, for splits that are drawn anew."""
-        images, held_out = self.used(load_images(self.data))
+        images, held_out = self.used(load_data(self.data))
         pool = images / (images + held_out)
         train = (1 - self.validation) * pool
         return {"train": train, "val": pool - train, "test": 1 - pool}
 
-    def used(self, data: ImageData) -> tuple[int, int]:
-        """How many images of the training pool and of the test images are drawn."""
+    @property
+    def quality(self) -> str:
+        """The column of the records that says how well a network fits: of an image or of a shape."""
+        return "psnr" if self.distances is None else "distance_error"
+
+    def used(self, data: ImageData | ShapeData) -> tuple[int, int]:
+        """How many images or shapes of the training pool and of the test set are drawn."""
         counts = len(data.pool), len(data.test)
         return counts if self.limit is None else (min(self.limit, counts[0]), min(self.limit, counts[1]))
 
-    def architecture(self, channels: int) -> SirenArchitecture:
-        """The one architecture of all networks, for images of some channels."""
-        sizes = (2, *[self.width] * self.hidden_layers, channels)
+    def architecture(self, data: ImageData | ShapeData) -> SirenArchitecture:
+        """The one architecture of all networks: from pixels to channels, or from places to a distance."""
+        ends = (2, data.image_shape[0]) if isinstance(data, ImageData) else (3, 1)
+        sizes = (ends[0], *[self.width] * self.hidden_layers, ends[1])
         return SirenArchitecture("siren", sizes, "sine", w0=float(self.w0))
 
 
@@ -155,7 +169,7 @@ def _faults(config: SirenConfig) -> list[str]:
         ("schedule", config.schedule, SCHEDULES),
         ("executor", config.executor, EXECUTOR_NAMES),
         ("kind", config.kind, (KIND,)),
-        ("data.name", config.data.get("name"), tuple(LOADERS)),
+        ("data.name", config.data.get("name"), (*LOADERS, *SHAPE_LOADERS)),
     )
     faults = [f"{key}: {value!r} is not one of {', '.join(names)}" for key, value, names in known if value not in names]
     numbers = {key: getattr(config, key) for key in COUNTS}
@@ -173,6 +187,30 @@ def _faults(config: SirenConfig) -> list[str]:
         faults.append(f"limit: {config.limit!r} is neither null nor at least 2")
     if not 0 < config.validation < 1:
         faults.append(f"validation: {config.validation!r} does not lie between 0 and 1")
-    if len(config.pixels) != 2 or any(not isinstance(side, int) or side < 2 for side in config.pixels):
+    return faults + (_shape_faults(config) if config.data.get("name") in SHAPE_LOADERS else _image_faults(config))
+
+
+def _image_faults(config: SirenConfig) -> list[str]:
+    faults = [] if config.distances is None else ["distances: images have none; leave it null"]
+    sides = config.pixels or []
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 2 for side in sides):
         faults.append(f"pixels: {config.pixels!r} is not [height, width], each at least 2")
+    return faults
+
+
+def _shape_faults(config: SirenConfig) -> list[str]:
+    faults = [] if config.pixels is None else ["pixels: shapes have none; leave it null"]
+    given = config.distances or {}
+    if set(given) != set(DISTANCES):
+        return [*faults, f"distances: {config.distances!r} needs {', '.join(DISTANCES)}, and nothing else"]
+    queries, deviations, cut = (given[key] for key in DISTANCES)
+    if any(not isinstance(count, int) or count < 0 for count in queries) or not sum(queries):
+        faults.append(f"distances.queries: {queries!r} are no numbers of places")
+    if len(queries) != len(deviations) + 1 or any(not deviation > 0 for deviation in deviations):
+        faults.append(
+            f"distances.deviations: {deviations!r} should be positive, and one fewer than queries, whose last number "
+            "is for places anywhere"
+        )
+    if cut is not None and not cut > 0:
+        faults.append(f"distances.truncation: {cut!r} is neither null nor positive")
     return faults

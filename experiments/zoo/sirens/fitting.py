@@ -7,33 +7,34 @@ import math
 import torch
 from torch import Tensor
 
-from experiments.zoo.sirens.network import SirenArchitecture, grid
+from experiments.zoo.sirens.network import SirenArchitecture
+from experiments.zoo.sirens.signals import Signals
 
 __all__ = ["StackedSirens", "fit_stack", "learning_rate"]
 
 
 class StackedSirens:
-    r"""Forward and backward of ``n`` SIRENs of one architecture on the same pixels, each with an image of its own.
+    r"""Forward and backward of ``n`` SIRENs of one architecture, each with a signal of its own.
 
     All parameters lie in one matrix ``[n, P]``. With :math:`z_l = \omega_0 (W_l a_{l-1} + b_l)`,
-    :math:`a_l = \sin z_l` and the mean squared error over ``pixels * channels`` numbers, the gradient is
+    :math:`a_l = \sin z_l` and the mean squared error over ``places * channels`` numbers, the gradient is
 
     .. math:: \delta_L = \tfrac{2}{NC}(W_L a_{L-1} + b_L - y), \quad
               \delta_l = \omega_0 \cos z_l \odot W_{l+1}^\top \delta_{l+1}, \quad
               \nabla W_l = \delta_l a_{l-1}^\top, \quad \nabla b_l = \textstyle\sum_N \delta_l
 
-    Frequencies cost nothing: they are factors of the matrix products. Values lie neurons first and pixels last,
+    Frequencies cost nothing: they are factors of the matrix products. Values lie neurons first and places last,
     ``[n, neurons, N]``. No SIREN has a say in another one's numbers.
 
     Args:
         architecture: of every SIREN.
-        pixels: ``(height, width)`` of the images.
+        coordinates: where signals are known, ``[N, d]`` for all networks or ``[n, N, d]``.
         dtype: of the computation; float64 is for tests.
     """
 
-    def __init__(self, architecture: SirenArchitecture, pixels: tuple[int, int], dtype: torch.dtype) -> None:
+    def __init__(self, architecture: SirenArchitecture, coordinates: Tensor, dtype: torch.dtype) -> None:
         self.architecture, self.w0 = architecture, architecture.w0
-        self.coordinates = grid(*pixels, dtype).t().contiguous()
+        self.coordinates = coordinates.to(dtype).transpose(-1, -2).contiguous()
         self._lengths = [math.prod(shape) for shape in architecture.shapes.values()]
 
     def layers(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -44,15 +45,15 @@ class StackedSirens:
         return list(zip(tensors[::2], tensors[1::2], strict=True))
 
     def render(self, flat: Tensor) -> Tensor:
-        """The images that the networks draw, ``[n, C, N]``."""
+        """The signals that the networks give, ``[n, C, N]``."""
         *hidden, (weight, bias) = self.layers(flat)
         values = self.coordinates.expand(len(flat), -1, -1)
         for inner, offset in hidden:
             values = self._waves(inner, offset, values).sin_()
         return torch.baddbmm(bias, weight, values)
 
-    def gradients(self, flat: Tensor, images: Tensor, out: Tensor) -> None:
-        """Writes the gradient of every SIREN's mean squared error into ``out [n, P]``; images are ``[n, C, N]``."""
+    def gradients(self, flat: Tensor, targets: Tensor, out: Tensor) -> None:
+        """Writes the gradient of every SIREN's mean squared error into ``out [n, P]``; targets are ``[n, C, N]``."""
         layers, gradients = self.layers(flat), self.layers(out)
         values, slopes = [self.coordinates.expand(len(flat), -1, -1)], []
         for weight, bias in layers[:-1]:
@@ -60,7 +61,7 @@ class StackedSirens:
             values.append(torch.sin(waves))
             slopes.append(waves.cos_())
         weight, bias = layers[-1]
-        delta = torch.baddbmm(bias, weight, values[-1]).sub_(images).mul_(2 / images[0].numel())
+        delta = torch.baddbmm(bias, weight, values[-1]).sub_(targets).mul_(2 / targets[0].numel())
         for layer in range(len(layers) - 1, -1, -1):
             to_weight, to_bias = gradients[layer]
             to_weight.copy_(delta @ values[layer].transpose(1, 2))
@@ -86,17 +87,17 @@ def learning_rate(base: float, schedule: str, step: int, steps: int) -> float:
 def fit_stack(
     architecture: SirenArchitecture,
     starts: Tensor,
-    images: Tensor,
+    signals: Signals,
     steps: int,
     base_rate: float,
     schedule: str,
 ) -> tuple[Tensor, Tensor]:
-    """Fits every SIREN to its image by Adam on all pixels.
+    """Fits every SIREN to its signal by Adam on all places.
 
     Args:
         architecture: of every SIREN.
         starts: initial parameters, ``[n, P]``; their type is that of the computation.
-        images: ``[n, C, height, width]`` in -1 to 1.
+        signals: one for each.
         steps: of Adam.
         base_rate: its learning rate at the start.
         schedule: see `learning_rate`.
@@ -104,9 +105,8 @@ def fit_stack(
     Returns:
         Parameters ``[n, P]``, and the mean squared error of each, ``[n]``.
     """
-    height, width = images.shape[-2:]
-    network = StackedSirens(architecture, (height, width), starts.dtype)
-    targets = images.to(starts.dtype).flatten(2)
+    network = StackedSirens(architecture, signals.coordinates, starts.dtype)
+    targets = signals.values.to(starts.dtype)
     weights = starts.clone()
     weights.grad = torch.empty_like(weights)
     optimiser = torch.optim.Adam([weights], lr=base_rate, fused=True)

@@ -1,4 +1,4 @@
-"""From images to a zoo of SIRENs."""
+"""From images or shapes to a zoo of SIRENs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from experiments.data import ImageData, load_images
+from experiments.data import ImageData, ShapeData, load_data
 from experiments.zoo.errors import ZooError
 from experiments.zoo.folder import Production, finish, one_thread, shard_entry
 from experiments.zoo.sampling import stream
 from experiments.zoo.sirens.config import SirenConfig
-from experiments.zoo.sirens.fitting import fit_stack
-from experiments.zoo.sirens.network import initial_siren
+from experiments.zoo.sirens.fitting import StackedSirens, fit_stack
+from experiments.zoo.sirens.network import SirenArchitecture, initial_siren
+from experiments.zoo.sirens.signals import quality, signals_of
 from experiments.zoo.splits import split_runs
 from experiments.zoo.storage import WEIGHTS, ShardContent, ShardFile, encode_shard, read_shard
 
-__all__ = ["PEAK", "SIRENS", "FitTask", "Portrait", "fit_shards", "plan_portraits", "psnr", "targets_of"]
-
-PEAK = 2.0
-"""The range of pixel values, -1 to 1."""
+__all__ = ["SIRENS", "FitTask", "Portrait", "fit_shards", "plan_portraits"]
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """One SIREN to be: its number, and the image (pool first, then test images) that it is to draw."""
+    """One SIREN to be: its number, and the image or shape (pool first, then test) that it is to be."""
 
     id: int
     image: int
@@ -45,6 +42,7 @@ class FitTask:
 
     config: SirenConfig
     number: int
+    architecture: SirenArchitecture
     portraits: tuple[Portrait, ...]
 
     @property
@@ -53,28 +51,8 @@ class FitTask:
         return f"shard-{self.number:04d}-siren.safetensors"
 
 
-def psnr(error: float, peak: float = PEAK) -> float:
-    """Peak signal-to-noise ratio in decibels of a mean squared error, at most 100.
-
-    >>> round(psnr(0.04), 3)
-    20.0
-    """
-    return min(100.0, 10 * math.log10(peak**2 / max(error, 1e-30)))
-
-
-def targets_of(data: ImageData) -> tuple[Tensor, Tensor]:
-    """All images, pool first, with the pool's smallest and largest pixel moved to -1 and 1, and their labels.
-
-    Shapes:
-        - result: ``[P + T, C, H, W]`` and ``[P + T]``
-    """
-    low, high = data.pool.min(), data.pool.max()
-    images = torch.cat([data.pool, data.test])
-    return (images - low) * (PEAK / (high - low)) - 1, torch.cat([data.pool_labels, data.test_labels])
-
-
-def plan_portraits(config: SirenConfig, data: ImageData) -> list[Portrait]:
-    """Every SIREN of a zoo: `copies` of each training image, one of each other; no image is in two splits."""
+def plan_portraits(config: SirenConfig, data: ImageData | ShapeData) -> list[Portrait]:
+    """Every SIREN of a zoo: `copies` of each training image or shape, one of each other; none is in two splits."""
     pool, test = config.used(data)
     splits = split_runs(range(pool), {"train": 1 - config.validation, "val": config.validation}, config.seed)
     found: list[Portrait] = []
@@ -86,8 +64,8 @@ def plan_portraits(config: SirenConfig, data: ImageData) -> list[Portrait]:
     return found
 
 
-def _plan(config: SirenConfig, data: ImageData) -> list[FitTask]:
-    if list(data.image_shape[1:]) != list(config.pixels):
+def _plan(config: SirenConfig, data: ImageData | ShapeData) -> list[FitTask]:
+    if isinstance(data, ImageData) and list(data.image_shape[1:]) != config.pixels:
         raise ZooError(
             f"zoo {config.name}: the images have {data.image_shape[1]} x {data.image_shape[2]} pixels, zoo.pixels says "
             f"{config.pixels}; change zoo.pixels or zoo.data.pooling"
@@ -95,7 +73,8 @@ def _plan(config: SirenConfig, data: ImageData) -> list[FitTask]:
     portraits = plan_portraits(config, data)
     size = config.stack_size
     stacks = [tuple(portraits[start : start + size]) for start in range(0, len(portraits), size)]
-    return [FitTask(config, number, stack) for number, stack in enumerate(stacks)]
+    architecture = config.architecture(data)
+    return [FitTask(config, number, architecture, stack) for number, stack in enumerate(stacks)]
 
 
 def _rest(folder: Path, task: FitTask) -> FitTask | None:
@@ -108,17 +87,19 @@ def _rest(folder: Path, task: FitTask) -> FitTask | None:
 
 def fit_shards(task: FitTask) -> list[ShardFile]:
     """Fits one stack, on one thread: its shard. SIRENs that are not finite are left out and named in it."""
-    config = task.config
-    data = load_images(config.data)
-    images, labels = targets_of(data)
-    architecture = config.architecture(data.image_shape[0])
+    config, architecture = task.config, task.architecture
+    data = load_data(config.data)
+    labels = torch.cat([data.pool_labels, data.test_labels])
     chosen = torch.tensor([portrait.image for portrait in task.portraits])
     numbers = [None if config.initialisation == "shared" else portrait.id for portrait in task.portraits]
     starts = [initial_siren(architecture, config.variant, stream(config.seed, n, "start")) for n in numbers]
     with one_thread():
         first = torch.from_numpy(np.stack(starts)).float()
         rate = config.learning_rate
-        weights, errors = fit_stack(architecture, first, images[chosen], config.steps, rate, config.schedule)
+        signals = signals_of(config, data, chosen)
+        weights, errors = fit_stack(architecture, first, signals, config.steps, rate, config.schedule)
+        shown = signals_of(config, data, chosen, unseen=True)
+        drawn = StackedSirens(architecture, shown.coordinates, weights.dtype).render(weights)
     finite = (weights.isfinite().all(1) & errors.isfinite()).tolist()
     rows = [
         {
@@ -129,9 +110,9 @@ def fit_shards(task: FitTask) -> list[ShardFile]:
             "image": portrait.image,
             "copy": portrait.copy,
             "split": portrait.split,
-            "psnr": psnr(float(error)),
+            config.quality: value,
         }
-        for portrait, error in zip(task.portraits, errors, strict=True)
+        for portrait, value in zip(task.portraits, quality(config, drawn, shown), strict=True)
     ]
     content = ShardContent(
         architecture.name,
@@ -146,9 +127,8 @@ def fit_shards(task: FitTask) -> list[ShardFile]:
 
 
 def _finish(folder: Path, header: Mapping[str, Any], tasks: Sequence[FitTask]) -> None:
-    """Joins the shards' records; the run of a SIREN is its image."""
-    config = tasks[0].config
-    architecture = config.architecture(header["data"]["image_shape"][0])
+    """Joins the shards' records; the run of a SIREN is its image or shape."""
+    architecture = tasks[0].architecture
     rows: list[dict[str, Any]] = []
     shards: list[dict[str, Any]] = []
     left_out: list[int] = []
@@ -164,4 +144,4 @@ def _finish(folder: Path, header: Mapping[str, Any], tasks: Sequence[FitTask]) -
     finish(folder, header, rows, shards, left_out, [architecture])
 
 
-SIRENS = Production(_plan, _rest, fit_shards, _finish)
+SIRENS = Production(load_data, _plan, _rest, fit_shards, _finish)

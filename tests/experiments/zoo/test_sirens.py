@@ -26,8 +26,8 @@ from experiments.zoo import (
 )
 from experiments.zoo import verify as verify_zoo
 from experiments.zoo.sirens.fitting import StackedSirens, fit_stack, learning_rate
-from experiments.zoo.sirens.generation import targets_of
 from experiments.zoo.sirens.network import grid, initial_siren
+from experiments.zoo.sirens.signals import Signals, targets_of
 from tests.experiments.zoo.configs import CONFIGS, of_kind
 
 SMALL: dict[str, Any] = {
@@ -66,7 +66,8 @@ def module_of(row: torch.Tensor) -> nn.Sequential:
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_stack_equals_a_plain_loop(schedule: str) -> None:
     steps, rate, images = 12, 3e-3, torch.rand(4, 3, 3, 5, dtype=torch.float64)
-    found, errors = fit_stack(ARCHITECTURE, starts(4), images, steps, rate, schedule)
+    signals = Signals(grid(3, 5, torch.float64), images.flatten(2))
+    found, errors = fit_stack(ARCHITECTURE, starts(4), signals, steps, rate, schedule)
     for start, row, image, error in zip(starts(4), found, images, errors, strict=True):
         module = module_of(start)
         optimiser = torch.optim.Adam(module.parameters(), lr=rate)
@@ -84,7 +85,7 @@ def test_a_stack_equals_a_plain_loop(schedule: str) -> None:
 
 def test_gradients_and_pictures_are_those_of_autograd() -> None:
     flat, images = starts(3), torch.rand(3, 3, 20, dtype=torch.float64)
-    network, out = StackedSirens(ARCHITECTURE, (4, 5), torch.float64), torch.empty_like(starts(3))
+    network, out = StackedSirens(ARCHITECTURE, grid(4, 5, torch.float64), torch.float64), torch.empty_like(starts(3))
     network.gradients(flat, images, out)
     for row, image, gradient, drawn in zip(flat, images, out, network.render(flat), strict=True):
         module = module_of(row)
