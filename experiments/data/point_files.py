@@ -84,9 +84,12 @@ def _off(path: Path) -> Surface:
     vertices = np.array(numbers[3:start], np.float64).reshape(count, 3)
     faces: list[list[int]] = []
     for _ in range(polygons):
-        corners = [int(word) for word in numbers[start + 1 : start + 1 + int(numbers[start])]]
+        size = int(numbers[start])
+        corners = [int(word) for word in numbers[start + 1 : start + 1 + size]]
+        if len(corners) < size:
+            raise ValueError(f"it ends before its {polygons} faces do")
         faces += [[corners[0], *pair] for pair in itertools.pairwise(corners[1:])]
-        start += 1 + len(corners)
+        start += 1 + size
     return vertices, np.array(faces) if faces else None
 
 

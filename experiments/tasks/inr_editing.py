@@ -13,8 +13,8 @@ from experiments.data import edited, load_images
 from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.tasks.objective import Objective, PixelError
 from experiments.zoo import Zoo, ZooDataset
-from experiments.zoo.sirens.signals import targets_of
 from experiments.zoo.sirens.network import grid
+from experiments.zoo.sirens.signals import targets_of
 
 __all__ = ["SOURCES", "InrEditing"]
 

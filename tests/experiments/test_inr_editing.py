@@ -20,8 +20,8 @@ from experiments.predictor import OneModelPerSetting, Predictor, predict
 from experiments.tasks import InrEditing
 from experiments.tasks.task import Picturing
 from experiments.zoo import Zoo, get_zoo
-from experiments.zoo.sirens.signals import targets_of
 from experiments.zoo.sirens.network import grid
+from experiments.zoo.sirens.signals import targets_of
 from graphnets import NFN, FlatMLP
 
 SMALL: dict[str, Any] = {

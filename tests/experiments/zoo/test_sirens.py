@@ -96,6 +96,16 @@ def test_gradients_and_pictures_are_those_of_autograd() -> None:
         assert torch.allclose(gradient, own, atol=1e-12)
 
 
+def test_each_signal_may_have_places_of_its_own() -> None:
+    places, values = torch.rand(3, 20, 2, dtype=torch.float64), torch.rand(3, 3, 20, dtype=torch.float64)
+    found, errors = fit_stack(ARCHITECTURE, starts(3), Signals(places, values), 5, 1e-2, "constant")
+    for number in range(3):
+        alone = Signals(places[number], values[number : number + 1])
+        own, error = fit_stack(ARCHITECTURE, starts(3)[number : number + 1], alone, 5, 1e-2, "constant")
+        assert torch.allclose(own[0], found[number], atol=1e-10)
+        assert float(error) == pytest.approx(float(errors[number]))
+
+
 @pytest.mark.parametrize("variant", ["sitzmann", "siren_pytorch"])
 def test_starts_have_the_ranges_of_the_paper(variant: str) -> None:
     tensors = module_of(starts(1, variant)[0]).state_dict()
