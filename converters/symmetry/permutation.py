@@ -205,7 +205,14 @@ def _permute_graph(graph: NeuronGraph, permutation: Permutation) -> Any:
         if graph.structure != structure:
             raise StructureMismatch(f"the graph is of {graph.structure!r}, the permutation of {structure!r}")
         return to_graph(permute(to_state_dict(graph), permutation), structure=structure, kernel_size=graph.kernel_size)
-    weights = permute(stacked_weights(graph, structure), permutation)
+    return with_weights(graph, structure, permute(stacked_weights(graph, structure), permutation))
+
+
+def with_weights(graph: NeuronGraph, structure: Structure, weights: Mapping[str, Tensor]) -> Any:
+    """The same graph or batch with the values of stacked weights ``{name: [B, *shape]}``."""
+    if not isinstance(graph, Batch):
+        single = {name: tensor[0] for name, tensor in weights.items()}
+        return to_graph(single, structure=structure, kernel_size=graph.kernel_size)
     count = len(graph.structure)
     x, edge_attr, extras = features(weights, structure, graph.kernel_size[0], count)
     out = copy.copy(graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -27,13 +27,21 @@ class InrClassification:
     Args:
         zoo: networks with a column ``label`` of classes from 0.
         permutations: true permutations tried by `invariance`.
+        canonical: symmetries of activations to remove from the weights, see `converters.canonicalize`; None: none.
         test_zoo: another zoo whose test networks are classified instead of this one's.
 
     Raises:
         ValueError: a zoo has no labels, or its labels are no classes.
     """
 
-    def __init__(self, zoo: Zoo, permutations: int = 4, test_zoo: Zoo | None = None) -> None:
+    def __init__(
+        self,
+        zoo: Zoo,
+        permutations: int = 4,
+        canonical: Sequence[str] | None = None,
+        test_zoo: Zoo | None = None,
+    ) -> None:
+        self.canonical = tuple(canonical or ())
         self.zoo, self.test_zoo, self.permutations = zoo, zoo if test_zoo is None else test_zoo, permutations
         for each in (self.zoo, self.test_zoo):
             if LABEL not in each.records:
@@ -69,7 +77,8 @@ class InrClassification:
     def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
         """Batches ``(graphs, labels [B, 1])``."""
         if split not in self._datasets:
-            self._datasets[split] = ZooDataset(self.test_zoo if split == "test" else self.zoo, split, [LABEL])
+            zoo = self.test_zoo if split == "test" else self.zoo
+            self._datasets[split] = ZooDataset(zoo, split, [LABEL], self.canonical)
         return self._datasets[split].loader(batch_size, shuffle=shuffle, seed=seed)
 
     def objective(self, loss: str | None = None) -> Objective:
@@ -92,4 +101,4 @@ class InrClassification:
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
         """The largest change of a probability when hidden neurons of test networks are permuted."""
-        return zoo_permutation_delta(predict, self.test_zoo, self.permutations)
+        return zoo_permutation_delta(predict, self.test_zoo, self.permutations, self.canonical)

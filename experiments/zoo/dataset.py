@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from converters import Structure, collate, to_graphs
+from converters import Structure, canonicalize, collate, to_graphs
 from experiments.zoo.errors import ZooError
 from experiments.zoo.zoo import Zoo
 
@@ -28,13 +28,14 @@ class ZooDataset:
         zoo: where the networks come from.
         split: ``train``, ``val`` or ``test``; None for all networks.
         targets: columns of ``zoo.records`` to predict, T of them.
+        canonical: symmetries of activations to remove from the weights, see `converters.canonicalize`.
 
     Attributes:
         ids: the networks' numbers in the zoo, ``[N]``.
         y: the targets, ``[N, T]`` float32.
     """
 
-    def __init__(self, zoo: Zoo, split: str | None, targets: Sequence[str]) -> None:
+    def __init__(self, zoo: Zoo, split: str | None, targets: Sequence[str], canonical: Sequence[str] = ()) -> None:
         records = zoo.records
         unknown = [name for name in targets if name not in records.columns]
         if unknown:
@@ -46,7 +47,7 @@ class ZooDataset:
         if not len(records):
             splits = sorted(zoo.records["split"].unique())
             raise ZooError(f"{zoo.path} has no networks in split {split!r}; it has {', '.join(splits)}")
-        self.zoo, self.split, self.targets = zoo, split, list(targets)
+        self.zoo, self.split, self.targets, self.canonical = zoo, split, list(targets), tuple(canonical)
         self.ids = torch.from_numpy(records["id"].to_numpy(copy=True))
         self.y = torch.from_numpy(records[self.targets].to_numpy(dtype=np.float32, copy=True))
         self.architectures: list[str] = records["architecture"].tolist()
@@ -66,7 +67,10 @@ class ZooDataset:
             for name in members:
                 here = np.flatnonzero(names == name)
                 rows = np.searchsorted(self.zoo.of(name)["id"].to_numpy(), ids[here])
-                parts.append(self.zoo.weights(name, rows))
+                weights = self.zoo.weights(name, rows)
+                if self.canonical:
+                    weights = canonicalize(weights, self.zoo.structures[name], self.canonical)
+                parts.append(weights)
                 self._place[here, 0] = number
                 self._place[here, 1] = torch.arange(start, start + len(here))
                 start += len(here)

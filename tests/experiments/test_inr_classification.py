@@ -104,3 +104,27 @@ def test_a_splits_copies_can_be_drawn_anew_by_image(sirens: Zoo, tmp_path: Path)
     moved = sirens.resplit(splits)
     assert moved.records["split"].value_counts().to_dict() == {"train": 36, "val": 4, "test": 40}
     assert moved.records["split"].tolist() != sirens.records["split"].tolist()
+
+
+def test_signs_and_periods_can_be_removed_and_the_images_stay(sirens: Zoo) -> None:
+    plain, task = InrClassification(sirens), InrClassification(sirens, 2, ["sign", "reflection", "period"])
+    reference = PixelReference(task.structure, targets=10, pixels=[4, 4]).eval()
+    (before, labels), (after, same) = (next(iter(each.loader("test", 40))) for each in (plain, task))
+    assert torch.equal(labels, same)
+    assert not torch.allclose(before.x, after.x)
+    assert torch.allclose(reference.images(before), reference.images(after), atol=1e-4)
+    assert float(after.edge_attr.view(40, -1)[:, -8:].sum(1).min()) > 0
+
+    sums = list[float]()
+
+    def in_order(graphs: Any) -> Tensor:
+        """Invariant to the order of neurons, but not to their signs."""
+        weights: Tensor = graphs.edge_attr.view(graphs.num_graphs, -1)[:, -8:].double().sort(1).values
+        sums.append(float(weights.sum(1).min()))
+        return weights
+
+    assert task.invariance(in_order) < 1e-9
+    assert min(sums) > 0
+    sums.clear()
+    plain.invariance(in_order)
+    assert min(sums) < 0
