@@ -24,6 +24,7 @@ from converters import (
 from graphnets.baselines import FlatMLP, PixelReference, Prober, StatNN
 from graphnets.dws import DWSLayer, DWSNet
 from graphnets.editing import Editor
+from graphnets.inr2array import HyperNetwork, Inr2Array, LatentTransformer, SpatialClassifier
 from graphnets.message_passing import (
     NeuralGraphGNN,
     NeuralGraphLayer,
@@ -65,8 +66,11 @@ __all__ = [
     "FourierFeatures",
     "HNPLinear",
     "HNPPool",
+    "HyperNetwork",
     "IOEncoding",
+    "Inr2Array",
     "IntraLayerAttention",
+    "LatentTransformer",
     "LayerEncoding",
     "NFTBlock",
     "NPLinear",
@@ -85,6 +89,7 @@ __all__ = [
     "Pointwise",
     "Prober",
     "ScaleTensors",
+    "SpatialClassifier",
     "StatNN",
     "Structure",
     "TensorNorm",

@@ -39,7 +39,8 @@ class NFT(nn.Module):
         channels, blocks, heads, terms, global_term, hidden: of the blocks, see `NFTBlock`.
         pool: ``"attention"`` or ``"mean"``.
         queries, pooled_channels: of the attention's result; ``pooled_channels`` is ``channels`` if None.
-        head: widths of the predicting perceptron.
+        head: widths of the predicting perceptron; None: no perceptron, the ``queries * pooled_channels`` numbers that
+            the queries read are the result.
         fourier: None, or the scale of the random Fourier features; ``fourier_channels`` says how many.
         io_encoding: None, ``"sinusoidal"`` or ``"learned"``, see `IOEncoding`.
         symmetry: ``"np"``, as in the paper, or ``"hnp"``, see `Pieces`.
@@ -52,7 +53,8 @@ class NFT(nn.Module):
         - result: ``[B, targets]``, or ``{name: [B, *parameter axes, out_channels]}``
 
     Raises:
-        ValueError: an option is unknown, heads do not divide the channels, or there is no structure.
+        ValueError: an option is unknown, heads do not divide the channels, there is no structure, or without a head the
+            targets are not the numbers that the queries read.
         StructureMismatch: a network has another layout.
 
     >>> from converters import to_graph, trace
@@ -77,7 +79,7 @@ class NFT(nn.Module):
         pool: str = "attention",
         queries: int = 16,
         pooled_channels: int | None = None,
-        head: Sequence[int] = (1000,),
+        head: Sequence[int] | None = (1000,),
         fourier: float | None = 3.0,
         fourier_channels: int = 128,
         io_encoding: str | None = "sinusoidal",
@@ -118,7 +120,10 @@ class NFT(nn.Module):
         pooled_channels = channels if pooled_channels is None else pooled_channels
         self.pool = QueryPool(channels, pooled_channels, queries, heads) if pool == "attention" else None
         inputs = queries * pooled_channels if pool == "attention" else len(self.rows.lengths) * channels
-        self.head = prediction_head(inputs + self.read.known_features, head, targets, head_dropout)
+        inputs += self.read.known_features
+        if head is None and inputs != targets:
+            raise ValueError(f"head=None gives {inputs} numbers, not {targets}; change queries or pooled_channels")
+        self.head = nn.Identity() if head is None else prediction_head(inputs, head, targets, head_dropout)
 
     def extra_repr(self) -> str:
         """The contract and the size."""
