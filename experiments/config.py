@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["CONFIG_DIR", "ConfigError", "Experiment", "Fit", "Method", "Optim", "Settings", "parse"]
+__all__ = ["CONFIG_DIR", "ConfigError", "Experiment", "Fit", "Method", "Optim", "Pretraining", "Settings", "parse"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
@@ -44,7 +44,8 @@ ROOT_KEYS = frozenset(
     }
 )
 SPLIT_KEYS = frozenset({"name", "by", "held_out", "share", "validation", "seed"})
-METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning", "one_layout"})
+METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning", "one_layout", "pretraining"})
+PRETRAINING_KEYS = frozenset({"task", "model", "optim", "trainer", "mixup"})
 
 
 class ConfigError(ValueError):
@@ -110,12 +111,27 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """An encoder that is trained first, on a task of its own with the same networks, and then kept as it is.
+
+    The method's model then learns from codes, see `experiments.tasks.Encoded`; ``mixup`` is that of the codes.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    optim: Optim
+    trainer: Fit
+    mixup: float = 0.0
+
+
+@dataclass(frozen=True)
 class Settings:
     """One way to train one method: a model with its optimiser and its training length."""
 
     model: dict[str, Any]
     optim: Optim
     trainer: Fit
+    pretraining: Pretraining | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -231,30 +247,48 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
             "list more, or lower tuning.trials"
         )
         return None
-    base = OmegaConf.create(
-        {
-            "model": values["model"],
-            "optim": _merged(f"{where}.optim", plain["optim"], values.get("optim"), faults),
-            "trainer": _merged(f"{where}.trainer", plain["trainer"], values.get("trainer"), faults),
-        }
-    )
+    parts = {"model": values["model"], **_fitting(where, plain, values, faults)}
+    if values.get("pretraining") is not None:
+        parts["pretraining"] = _pretraining(f"{where}.pretraining", plain, values["pretraining"], faults)
     trials: list[Settings] = []
     for number, change in enumerate(listed[:wanted]):
-        place = f"{where}.tuning[{number}]"
-        merged = _merged(place, OmegaConf.to_container(base), change, faults)
-        optim = _build(Optim, merged["optim"], f"{where}.optim", faults)
-        fit = _build(
-            Fit,
-            {**merged["trainer"], "loggers": tuple(merged["trainer"].get("loggers") or ())},
-            f"{where}.trainer",
-            faults,
-        )
-        faults += [fault for fault in _model_faults(f"{where}.model", merged["model"]) if fault not in faults]
-        if optim is not None and fit is not None:
-            trials.append(Settings(merged["model"], optim, fit))
+        merged = _merged(f"{where}.tuning[{number}]", parts, change, faults)
+        built = _built(where, merged, faults)
+        stage: dict[str, Any] | None = merged.get("pretraining")
+        first = None if stage is None else _built(f"{where}.pretraining", stage, faults)
+        if built is not None and (stage is None or first is not None):
+            chosen = None if stage is None or first is None else Pretraining(stage["task"], *first, stage["mixup"])
+            trials.append(Settings(*built, chosen))
     if len(faults) > before:
         return None
     return Method(name, tuple(trials), tuple(listed[:wanted]), bool(values.get("one_layout", False)))
+
+
+def _fitting(where: str, plain: Mapping[str, Any], values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """The experiment's ``optim`` and ``trainer`` with a method's own changes."""
+    return {part: _merged(f"{where}.{part}", plain[part], values.get(part), faults) for part in ("optim", "trainer")}
+
+
+def _pretraining(where: str, plain: Mapping[str, Any], values: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    faults += _unknown(f"{where}.", values, PRETRAINING_KEYS)
+    for part in ("task", "model"):
+        if not isinstance(values.get(part), dict) or "_target_" not in values[part]:
+            faults.append(
+                f"{where}.{part}: names no class; add /{part}@{where}.{part}: NAME to the experiment's defaults"
+            )
+    own = {"task": values.get("task"), "model": values.get("model") or {}, "mixup": values.get("mixup") or 0.0}
+    return own | _fitting(where, plain, values, faults)
+
+
+def _built(where: str, values: dict[str, Any], faults: list[str]) -> tuple[dict[str, Any], Optim, Fit] | None:
+    """Model, optimiser and training length of one stage, or None if something is wrong with them."""
+    optim = _build(Optim, values["optim"], f"{where}.optim", faults)
+    trainer = {**values["trainer"], "loggers": tuple(values["trainer"].get("loggers") or ())}
+    fit = _build(Fit, trainer, f"{where}.trainer", faults)
+    model = values["model"]
+    if "_target_" in model:
+        faults += [fault for fault in _model_faults(f"{where}.model", model) if fault not in faults]
+    return None if optim is None or fit is None else (model, optim, fit)
 
 
 def _merged(where: str, base: Any, changes: Any, faults: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,17 @@ import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from experiments.config import Fit, Optim, Settings
+from experiments.config import Fit, Optim, Pretraining, Settings
 from experiments.files import atomic_path
+from experiments.loggers import LOGGERS
 from experiments.predictor import OneModelPerSetting, Predictor, predict
+from experiments.pretraining import Composed, Encoding, first_stage
 from experiments.quiet import quiet_lightning
 from experiments.schedules import SCHEDULES
-from experiments.tasks import Objective, Task
+from experiments.tasks import Encoded, Objective, Task
 
 __all__ = ["FittedModel", "Learner", "Outcome", "build_model", "stream_seed", "train", "train_members"]
 
@@ -250,10 +251,15 @@ def train(
     loggers' files. If it holds a ``last.ckpt``, training goes on from there, and the result is the same bit for bit as
     without a break.
 
+    With ``pretraining`` that stage comes first, in a folder of its own, and the model is a
+    `experiments.pretraining.Composed`.
+
     Raises:
         FloatingPointError: the validation loss was never finite.
         ValueError: settings have no outputs of their own, but each is to have its own checkpoint.
     """
+    if settings.pretraining is not None:
+        return _train_in_two(settings, settings.pretraining, task, seed, folder, progress, callbacks)
     model = build_model(settings, task, seed)
     if isinstance(model, FittedModel):
         return model, _fit_at_once(model, settings, task, folder)
@@ -302,6 +308,29 @@ def train(
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
     return (models[0] if len(models) == 1 else OneModelPerSetting(models)).eval(), outcome
+
+
+def _train_in_two(
+    settings: Settings,
+    stage: Pretraining,
+    task: Task,
+    seed: int,
+    folder: Path,
+    progress: bool,
+    callbacks: Sequence[Callback],
+) -> tuple[nn.Module, Outcome]:
+    """An encoder first, then a model of its codes; arguments as in `train`."""
+    first_task, own = first_stage(stage, task)
+    place, first_seed = folder / "pretraining", stream_seed(seed, "pretraining")
+    first, before = train(own, first_task, first_seed, place, progress=progress, callbacks=callbacks)
+    if not isinstance(first, Encoding):
+        raise ValueError(f"pretraining.model: {type(first).__name__} has no encode; choose one such as inr2array")
+    encoded = Encoded(task, first.encode, stage.mixup)
+    alone = replace(settings, pretraining=None)
+    second, outcome = train(alone, encoded, seed, folder, progress=progress, callbacks=callbacks)
+    parameters = outcome.parameters + sum(parameter.numel() for parameter in first.encoder.parameters())
+    seconds = outcome.cpu_seconds + before.cpu_seconds
+    return Composed(first, second).eval(), replace(outcome, cpu_seconds=seconds, parameters=parameters)
 
 
 def _restored(learner: Learner, state: dict[str, Any]) -> nn.Module:
@@ -353,20 +382,3 @@ def _fit_at_once(model: nn.Module, settings: Settings, task: Task, folder: Path)
     score = losses["val"] if monitor == "loss" else _mean_scores(task.score(*found["val"]))[monitor]
     stored = sum(tensor.numel() for tensor in model.buffers())
     return Outcome(score, None, {split: [loss] for split, loss in losses.items()}, seconds, stored)
-
-
-def _csv(folder: Path) -> Logger:
-    return CSVLogger(folder, name="csv")
-
-
-def _tensorboard(folder: Path) -> Logger:
-    try:
-        return TensorBoardLogger(folder, name="tensorboard")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "trainer.loggers asks for tensorboard, which is not installed; pip install 'graphnets[tensorboard]'"
-        ) from error
-
-
-LOGGERS: dict[str, Callable[[Path], Logger]] = {"csv": _csv, "tensorboard": _tensorboard}
-"""Name to logger; keys are the values of ``trainer.loggers``."""

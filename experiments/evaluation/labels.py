@@ -28,6 +28,14 @@ METHODS: dict[str, tuple[str, str]] = {
     "neuron_sweep": ("NeuronSweep, images, mixture", "#6a994e"),
     "prober_random_probes": ("Prober, random probes", "#d98a96"),
     "prober": ("Prober", "#b5495b"),
+    "inr2array_nfn": ("INR2ARRAY, NFN (NP)", "#c77dff"),
+    "inr2array_hnp": ("INR2ARRAY, NFN (HNP)", "#9d4edd"),
+    "inr2array_nft": ("INR2ARRAY, NFT", "#5a189a"),
+    "inr2array_nft_full": ("INR2ARRAY, NFT, all terms", "#5a189a"),
+    "inr2array_nft_adjacent": ("INR2ARRAY, NFT, adjacent terms alone", "#7b2cbf"),
+    "inr2array_nft_global": ("INR2ARRAY, NFT, global term alone", "#e0aaff"),
+    "inr2array_gnn": ("INR2ARRAY, NeuronGNN", "#40916c"),
+    "spatial_nfn": ("Spatial NFN", "#b185db"),
     "unedited": ("Unedited", "#b8b8b8"),
     "nfn_np_without_io_encoding": ("NFN, NP, inputs and outputs unmarked", "#d0a9e0"),
     "pixel_reference": ("Pixels, residual network", "#e76f51"),
@@ -45,6 +53,10 @@ COLUMNS = {
     "train_accuracy": "training accuracy",
     "mse": "MSE",
     "train_mse": "training MSE",
+    "relative_mse": "MSE relative to the mean image's",
+    "train_relative_mse": "training MSE relative to the mean image's",
+    "psnr": "PSNR, dB",
+    "train_psnr": "training PSNR, dB",
 }
 
 

@@ -37,6 +37,10 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "train_accuracy": True,
     "mse": False,
     "train_mse": False,
+    "relative_mse": False,
+    "train_relative_mse": False,
+    "psnr": True,
+    "train_psnr": True,
 }
 """Which way each metric points."""
 

@@ -28,6 +28,8 @@ from experiments.results import JobResult
 
 __all__ = ["Summary"]
 
+DETAILED = ("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse", "relative_mse", "psnr")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -209,11 +211,7 @@ class Summary:
 
     def _details(self, method: str) -> Table:
         rows: list[tuple[Cell, ...]] = []
-        metrics = [
-            m
-            for m in ("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse")
-            if m in self.metrics
-        ]
+        metrics = [metric for metric in DETAILED if metric in self.metrics]
         for setting in self.settings:
             cells: list[Cell] = []
             for metric in metrics:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from experiments.tasks.encoded import Encoded
 from experiments.tasks.generalization import Generalization
 from experiments.tasks.inr_classification import InrClassification
 from experiments.tasks.inr_editing import InrEditing
+from experiments.tasks.inr_reconstruction import InrReconstruction
 from experiments.tasks.objective import LOSSES, Objective
 from experiments.tasks.task import Task
 
-__all__ = ["LOSSES", "Generalization", "InrClassification", "InrEditing", "Objective", "Task"]
+__all__ = [
+    "LOSSES",
+    "Encoded",
+    "Generalization",
+    "InrClassification",
+    "InrEditing",
+    "InrReconstruction",
+    "Objective",
+    "Task",
+]

@@ -106,6 +106,8 @@ class BoundedLikelihood(Objective):
 class CrossEntropy(Objective):
     """Cross-entropy of classes: outputs are their scores ``[B, classes]``, targets their numbers ``[B, 1]``.
 
+    Mixed examples have the columns number, other number and the first one's share, ``[B, 3]``.
+
     Args:
         classes: how many there are.
     """
@@ -115,7 +117,10 @@ class CrossEntropy(Objective):
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         """The mean cross-entropy, ``[1]``."""
-        return functional.cross_entropy(output, target[:, 0].long()).unsqueeze(0)
+        if target.shape[1] == 1:
+            return functional.cross_entropy(output, target[:, 0].long()).unsqueeze(0)
+        both = [functional.cross_entropy(output, target[:, i].long(), reduction="none") for i in (0, 1)]
+        return torch.lerp(both[1], both[0], target[:, 2]).mean().unsqueeze(0)
 
     def encode(self, target: Tensor) -> Tensor:
         """Scores whose `decode` is sure of the class up to 1e-4, ``[B, classes]``."""

@@ -1,0 +1,80 @@
+"""Draw again what an implicit neural representation draws, from a code of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.tasks.inr_editing import InrEditing
+from experiments.tasks.invariance import zoo_permutation_delta
+from experiments.zoo import Zoo, ZooDataset
+from experiments.zoo.sirens.generation import PEAK
+
+__all__ = ["InrReconstruction"]
+
+SETTING = "reconstruction"
+
+
+class InrReconstruction(InrEditing):
+    r"""Predictions are pixels; the target is each network's own drawing (arXiv:2305.13546, Eq. 12).
+
+    Scored by the mean squared error over pixels, by this error relative to that of the training networks' mean image
+    (``relative_mse``), and by the mean peak signal-to-noise ratio in decibels (``psnr``).
+
+    Args:
+        zoo: networks of two coordinates.
+        pixels: ``[height, width]``.
+        permutations: true permutations tried by `invariance`.
+        canonical: symmetries of activations to remove from the weights, see `converters.canonicalize`; None: none.
+        test_zoo: another zoo whose test networks are drawn again instead of this one's.
+
+    Raises:
+        ValueError: networks differ in their architecture.
+    """
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        pixels: Sequence[int],
+        permutations: int = 4,
+        canonical: Sequence[str] | None = None,
+        test_zoo: Zoo | None = None,
+    ) -> None:
+        super().__init__(zoo, {SETTING: {}}, pixels, "render", permutations, test_zoo)
+        self.canonical = tuple(canonical or ())
+
+    def dataset(self, split: str) -> ZooDataset:
+        """The networks of a split with what they draw, ``[N, outputs]``."""
+        if split not in self._datasets:
+            zoo = self.test_zoo if split == "test" else self.zoo
+            dataset = ZooDataset(zoo, split, ["id"], self.canonical)
+            dataset.y = self._originals(dataset).flatten(1)
+            self._datasets[split] = dataset
+        return self._datasets[split]
+
+    @cached_property
+    def mean_image(self) -> Tensor:
+        """Of what the training networks draw, ``[outputs]`` float64."""
+        return self.dataset("train").y.double().mean(0)
+
+    def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
+        """The three scores of pixels ``[N, outputs]``."""
+        errors = (prediction - target).square().mean(1)
+        reference = (target - self.mean_image).square().mean()
+        ratios = 10 * torch.log10(PEAK**2 / errors.clamp_min(1e-30))
+        mse = errors.mean()
+        scores = {"mse": mse, "relative_mse": mse / reference, "psnr": ratios.mean()}
+        return {SETTING: {name: float(score) for name, score in scores.items()}}
+
+    def invariance(self, predict: Callable[[Any], Tensor]) -> float:
+        """The largest change of a drawn pixel when hidden neurons of test networks are permuted."""
+        return zoo_permutation_delta(predict, self.test_zoo, self.permutations, self.canonical)
+
+    def pictures(self, predict: Callable[[Any], Tensor]) -> dict[str, dict[str, Tensor]]:
+        """What some test networks draw, and what is drawn again from their codes, ``[n, C, H, W]`` each."""
+        rows = super().pictures(predict)[SETTING]
+        return {SETTING: {"drawn": rows["wanted"], "drawn again": rows["edited"]}}
