@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.tasks.inr_editing import InrEditing
 from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.zoo import Zoo, ZooDataset
-from experiments.zoo.sirens.generation import PEAK
+from experiments.zoo.sirens.signals import PEAK
 
 __all__ = ["InrReconstruction"]
 
