@@ -38,7 +38,7 @@ def draw_orders(structure: Structure, count: int) -> dict[int, Tensor]:
     return orders
 
 
-def permuted_positions(structure: Structure, orders: Mapping[int, Tensor]) -> Tensor:
+def permuted_positions(structure: Structure, orders: Mapping[int, Tensor], buffers: bool = False) -> Tensor:
     """Where each number of a permuted network's row of parameters was in the old row, ``[count, num_parameters]``.
 
     With ``row`` the trainable tensors flattened side by side (tied ones once) and ``positions`` from ``orders``,
@@ -47,6 +47,7 @@ def permuted_positions(structure: Structure, orders: Mapping[int, Tensor]) -> Te
     Args:
         structure: of the networks.
         orders: from `draw_orders`, on any device.
+        buffers: whether rows hold the buffers too, each where it is in the structure.
 
     >>> from converters import trace
     >>> structure = trace(torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1)))
@@ -55,10 +56,11 @@ def permuted_positions(structure: Structure, orders: Mapping[int, Tensor]) -> Te
             [0, 1, 2, 3, 4, 5, 6]])
     """
     if not orders:
-        return torch.arange(structure.num_parameters).unsqueeze(0)
+        held = (p for p in structure.parameters if p.alias_of is None and (buffers or not p.buffer))
+        return torch.arange(sum(p.numel for p in held)).unsqueeze(0)
     first = next(iter(orders.values()))
     parts, offset = [], 0
-    for plan in _plans(structure, first.device):
+    for plan in _plans(structure, first.device, buffers):
         inside = plan.grouped_positions(orders) if plan.full is not None else plan.positions(orders)
         parts.append(inside.reshape(len(inside), -1).expand(len(first), -1) + offset)
         offset += parts[-1].shape[1]
@@ -150,8 +152,8 @@ class _Plan:
 
 
 @lru_cache(maxsize=256)
-def _plans(structure: Structure, device: torch.device) -> tuple[_Plan, ...]:
-    """One per trainable tensor, in the order of the structure."""
+def _plans(structure: Structure, device: torch.device, buffers: bool = False) -> tuple[_Plan, ...]:
+    """One per trainable tensor, or per tensor, in the order of the structure."""
     moving = set(_moving(structure))
     sizes = [group.size for group in structure.groups]
 
@@ -163,7 +165,7 @@ def _plans(structure: Structure, device: torch.device) -> tuple[_Plan, ...]:
     return tuple(
         _Plan(p.shape, tuple(plan(axis) for axis in p.axes), None if p.grouped is None else plan(p.grouped))
         for p in structure.parameters
-        if not p.buffer and p.alias_of is None
+        if p.alias_of is None and (buffers or not p.buffer)
     )
 
 
