@@ -25,6 +25,7 @@ from graphnets.baselines import FlatMLP, PixelReference, Prober, StatNN
 from graphnets.dws import DWSLayer, DWSNet
 from graphnets.editing import Editor
 from graphnets.inr2array import HyperNetwork, Inr2Array, LatentTransformer, SpatialClassifier
+from graphnets.inr2vec import Inr2Vec, VectorClassifier
 from graphnets.message_passing import (
     NeuralGraphGNN,
     NeuralGraphLayer,
@@ -69,6 +70,7 @@ __all__ = [
     "HyperNetwork",
     "IOEncoding",
     "Inr2Array",
+    "Inr2Vec",
     "IntraLayerAttention",
     "LatentTransformer",
     "LayerEncoding",
@@ -93,6 +95,7 @@ __all__ = [
     "StatNN",
     "Structure",
     "TensorNorm",
+    "VectorClassifier",
     "WeightNet",
     "WeightSpaceCrossAttention",
     "WeightSpaceFeatures",
