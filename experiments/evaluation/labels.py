@@ -39,6 +39,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "unedited": ("Unedited", "#b8b8b8"),
     "nfn_np_without_io_encoding": ("NFN, NP, inputs and outputs unmarked", "#d0a9e0"),
     "pixel_reference": ("Pixels, residual network", "#e76f51"),
+    "point_net": ("Points, PointNet", "#e76f51"),
+    "inr2vec": ("inr2vec", "#b08968"),
 }
 SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")
 

@@ -8,6 +8,7 @@ from experiments.tasks.inr_classification import InrClassification
 from experiments.tasks.inr_editing import InrEditing
 from experiments.tasks.inr_reconstruction import InrReconstruction
 from experiments.tasks.objective import LOSSES, Objective
+from experiments.tasks.shape_classification import ShapeClassification
 from experiments.tasks.task import Task
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "InrEditing",
     "InrReconstruction",
     "Objective",
+    "ShapeClassification",
     "Task",
 ]

@@ -74,11 +74,14 @@ class InrClassification:
         """The architecture, or None where there are several."""
         return self.zoo.structure
 
+    def dataset(self, split: str) -> ZooDataset:
+        """The networks of a split with their labels."""
+        return ZooDataset(self.test_zoo if split == "test" else self.zoo, split, [LABEL], self.canonical)
+
     def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
         """Batches ``(graphs, labels [B, 1])``."""
         if split not in self._datasets:
-            zoo = self.test_zoo if split == "test" else self.zoo
-            self._datasets[split] = ZooDataset(zoo, split, [LABEL], self.canonical)
+            self._datasets[split] = self.dataset(split)
         return self._datasets[split].loader(batch_size, shuffle=shuffle, seed=seed)
 
     def objective(self, loss: str | None = None) -> Objective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ class InrEditing:
             raise ValueError(f"{zoo.path} has several architectures; the networks to edit must share one")
         self.zoo, self.test_zoo, self.permutations = zoo, zoo if test_zoo is None else test_zoo, permutations
         self.operations = {name: dict(options) for name, options in operations.items()}
-        self.pixels, self.source = (int(pixels[0]), int(pixels[1])), source
+        self.pixels, self.source = tuple(map(int, pixels)), source
         self.channels = zoo.structure.layers[-1].size
         self._datasets = dict[str, ZooDataset]()
 
@@ -74,7 +75,7 @@ class InrEditing:
     @property
     def outputs(self) -> int:
         """All numbers of an image, for every operation."""
-        return len(self.operations) * self.channels * self.pixels[0] * self.pixels[1]
+        return len(self.operations) * self.channels * math.prod(self.pixels)
 
     @property
     def structure(self) -> Structure | None:

@@ -26,8 +26,8 @@ class InrReconstruction(InrEditing):
     (``relative_mse``), and by the mean peak signal-to-noise ratio in decibels (``psnr``).
 
     Args:
-        zoo: networks of two coordinates.
-        pixels: ``[height, width]``.
+        zoo: networks of coordinates.
+        pixels: ``[height, width]``; of networks of three coordinates, ``[depth, height, width]``.
         permutations: true permutations tried by `invariance`.
         canonical: symmetries of activations to remove from the weights, see `converters.canonicalize`; None: none.
         test_zoo: another zoo whose test networks are drawn again instead of this one's.

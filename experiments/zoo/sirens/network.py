@@ -107,8 +107,10 @@ def initial_siren(architecture: SirenArchitecture, variant: str, generator: np.r
     return np.concatenate(parts)
 
 
-def grid(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def grid(*sides: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Coordinates (row, column) of an image's pixels in reading order, from -1 to 1, ``[height * width, 2]``.
+
+    With three sides, of the places of a lattice in space, ``[depth * height * width, 3]``.
 
     >>> grid(2, 2)
     tensor([[-1., -1.],
@@ -116,5 +118,4 @@ def grid(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
             [ 1., -1.],
             [ 1.,  1.]])
     """
-    sides = [torch.linspace(-1, 1, side, dtype=dtype) for side in (height, width)]
-    return torch.cartesian_prod(*sides)
+    return torch.cartesian_prod(*(torch.linspace(-1, 1, side, dtype=dtype) for side in sides))

@@ -66,12 +66,12 @@ def module_of(row: torch.Tensor) -> nn.Sequential:
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_stack_equals_a_plain_loop(schedule: str) -> None:
     steps, rate, images = 12, 3e-3, torch.rand(4, 3, 3, 5, dtype=torch.float64)
-    signals = Signals(grid(3, 5, torch.float64), images.flatten(2))
+    signals = Signals(grid(3, 5, dtype=torch.float64), images.flatten(2))
     found, errors = fit_stack(ARCHITECTURE, starts(4), signals, steps, rate, schedule)
     for start, row, image, error in zip(starts(4), found, images, errors, strict=True):
         module = module_of(start)
         optimiser = torch.optim.Adam(module.parameters(), lr=rate)
-        target, inputs = image.flatten(1).t(), grid(3, 5, torch.float64)
+        target, inputs = image.flatten(1).t(), grid(3, 5, dtype=torch.float64)
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = learning_rate(rate, schedule, step, steps)
             optimiser.zero_grad()
@@ -85,11 +85,14 @@ def test_a_stack_equals_a_plain_loop(schedule: str) -> None:
 
 def test_gradients_and_pictures_are_those_of_autograd() -> None:
     flat, images = starts(3), torch.rand(3, 3, 20, dtype=torch.float64)
-    network, out = StackedSirens(ARCHITECTURE, grid(4, 5, torch.float64), torch.float64), torch.empty_like(starts(3))
+    network, out = (
+        StackedSirens(ARCHITECTURE, grid(4, 5, dtype=torch.float64), torch.float64),
+        torch.empty_like(starts(3)),
+    )
     network.gradients(flat, images, out)
     for row, image, gradient, drawn in zip(flat, images, out, network.render(flat), strict=True):
         module = module_of(row)
-        picture = module(grid(4, 5, torch.float64)).t()
+        picture = module(grid(4, 5, dtype=torch.float64)).t()
         assert torch.allclose(drawn, picture, atol=1e-12)
         functional.mse_loss(picture, image).backward()
         own = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
