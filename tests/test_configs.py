@@ -151,6 +151,10 @@ def test_an_argument_that_the_model_does_not_take_is_named() -> None:
     text = faults(methods={"flat_mlp": {"model": {"depth": 3}, "tuning": [{"model": {"width": 1}}]}})
     assert "methods.flat_mlp.model.depth: FlatMLP takes no such argument; it takes hidden, dropout" in text
     assert "methods.flat_mlp.model.width: FlatMLP takes no such argument" in text
+    inner = {"examples": {"_target_": "experiments.data.probe_examples", "size": 3}}
+    assert "methods.flat_mlp.model.examples.size: probe_examples takes no such" in faults(
+        methods={"flat_mlp": {"model": inner}}
+    )
     text = faults(methods={"flat_mlp": {"model": {"_target_": "graphnets.FlatMPL"}}})
     assert "methods.flat_mlp.model._target_: cannot find 'graphnets.FlatMPL'" in text
 

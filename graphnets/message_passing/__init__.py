@@ -5,7 +5,7 @@ from graphnets.message_passing.layer import NeuronMessagePassing
 from graphnets.message_passing.model import NeuronGNN
 from graphnets.message_passing.neural_graph import NeuralGraphLayer
 from graphnets.message_passing.neural_graph_gnn import NeuralGraphGNN
-from graphnets.message_passing.readout import OutputReadout, PooledReadout
+from graphnets.message_passing.readout import OutputReadout, PooledReadout, WeightReadout
 from graphnets.message_passing.sweep import NeuronSweep
 from graphnets.message_passing.transformer import NeuronTransformer
 
@@ -19,4 +19,5 @@ __all__ = [
     "NeuronTransformer",
     "OutputReadout",
     "PooledReadout",
+    "WeightReadout",
 ]
