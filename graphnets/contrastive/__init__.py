@@ -2,21 +2,32 @@
 
 from graphnets.contrastive.alignment import align_to_mean
 from graphnets.contrastive.autoencoder import CodeAutoencoder, autoencoder_loss, weight_views
+from graphnets.contrastive.behaviour import behaviour_loss, recalibrated
 from graphnets.contrastive.compression import WeightCompression
 from graphnets.contrastive.encoders import ResultsEncoder, SharedEncoder, class_means
 from graphnets.contrastive.losses import chance_nt_xent, nt_xent
 from graphnets.contrastive.retrieval import recall_at
+from graphnets.contrastive.sampling import ConditionalFlow, ResidualDensity, interpolated
+from graphnets.contrastive.sequential import SequentialAutoencoder
+from graphnets.contrastive.tokens import WeightTokens
 
 __all__ = [
     "CodeAutoencoder",
+    "ConditionalFlow",
+    "ResidualDensity",
     "ResultsEncoder",
+    "SequentialAutoencoder",
     "SharedEncoder",
     "WeightCompression",
+    "WeightTokens",
     "align_to_mean",
     "autoencoder_loss",
+    "behaviour_loss",
     "chance_nt_xent",
     "class_means",
+    "interpolated",
     "nt_xent",
+    "recalibrated",
     "recall_at",
     "weight_views",
 ]
