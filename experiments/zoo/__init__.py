@@ -14,6 +14,7 @@ from experiments.zoo.properties import PROPERTIES
 from experiments.zoo.sirens.config import SirenConfig
 from experiments.zoo.sirens.network import Sine, SirenArchitecture
 from experiments.zoo.splits import UNSEEN, unseen
+from experiments.zoo.tickets.config import TicketConfig
 from experiments.zoo.zoo import Zoo, load_zoo
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Sine",
     "SirenArchitecture",
     "SirenConfig",
+    "TicketConfig",
     "Zoo",
     "ZooConfig",
     "ZooConfigError",

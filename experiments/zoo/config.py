@@ -97,10 +97,14 @@ class ZooConfig:
         faults += [f"{key}: missing" for key in names[:5] if key not in values]
         if not faults:
             values["properties"] = {**PROPERTY_DEFAULTS, **values.get("properties", {})}
-            faults = _faults(parsed := cls(**values))
+            faults = (parsed := cls(**values)).faults()
             if not faults:
                 return parsed
         raise ZooConfigError("\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults]))
+
+    def faults(self) -> list[str]:
+        """What is wrong with the values, one line per fault; empty if nothing is."""
+        return _faults(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that decides the result, as plain values.

@@ -18,13 +18,15 @@ from experiments.zoo.folder import ROOT_VARIABLE, Production, finish, one_thread
 from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.importers.convert import import_zoo
 from experiments.zoo.nets import Architecture, architectures_of
-from experiments.zoo.properties import measure
+from experiments.zoo.properties import Measured, measure
 from experiments.zoo.sampling import Recipe, draw_recipe
 from experiments.zoo.sirens.config import SirenConfig, parse_zoo
 from experiments.zoo.sirens.generation import SIRENS
 from experiments.zoo.splits import split_runs
-from experiments.zoo.storage import WEIGHTS, ShardContent, ShardFile, encode_shard, read_shard
-from experiments.zoo.training import STACKS, train_stack
+from experiments.zoo.storage import MASK, WEIGHTS, ShardContent, ShardFile, encode_shard, read_shard
+from experiments.zoo.tickets.config import TicketConfig
+from experiments.zoo.tickets.pruning import find_tickets
+from experiments.zoo.training import STACKS, TrainedStack, train_stack
 from experiments.zoo.zoo import Zoo
 
 __all__ = ["ROOT_VARIABLE", "StackTask", "generate", "get_zoo", "plan_stacks", "train_shards"]
@@ -98,11 +100,7 @@ def train_shards(task: StackTask) -> list[ShardFile]:
     Networks that are not finite are left out of the tensors and named in the shard.
     """
     with one_thread():
-        data = load_images(task.config.data)
-        trained = train_stack(task.config, task.recipes, data)
-        stacks = [*trained.earlier, trained]
-        measured = [measure(task.config, stack, data) for stack in stacks]
-    states = [stack.network.state(stack.weights) for stack in stacks]
+        stacks, measured, states = _made(task)
     shards = []
     for architecture, name in task.files.items():
         content = ShardContent(architecture, [], [])
@@ -121,6 +119,22 @@ def train_shards(task: StackTask) -> list[ShardFile]:
         joined = {key: torch.cat(values) for key, values in parts.items()}
         shards.append(ShardFile(name, encode_shard(joined, content)))
     return shards
+
+
+def _made(task: StackTask) -> tuple[list[TrainedStack], list[Measured], list[dict[str, torch.Tensor]]]:
+    """The networks of a task, at each checkpoint: how they were trained, what they are like, their tensors.
+
+    Tickets are their initialisations, with masks beside them.
+    """
+    config, data = task.config, load_images(task.config.data)
+    if isinstance(config, TicketConfig):
+        stack, found, masks = find_tickets(config, task.recipes, data)
+        parts = {MASK + name: mask for name, mask in stack.network.views(masks).items()}
+        return [stack], [found], [stack.network.state(stack.weights) | parts]
+    trained = train_stack(config, task.recipes, data)
+    stacks = [*trained.earlier, trained]
+    measured = [measure(config, stack, data) for stack in stacks]
+    return stacks, measured, [stack.network.state(stack.weights) for stack in stacks]
 
 
 def _columns(recipe: Recipe, number: int, checkpoints: int) -> dict[str, Any]:

@@ -10,16 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data import ImageData, ShapeData, load_data
+from experiments.data import ImageData, ShapeData, load_data, load_images
 from experiments.zoo.errors import ZooError
 from experiments.zoo.importers.config import ImportConfig
+from experiments.zoo.nets import architectures_of
 from experiments.zoo.properties import PROPERTIES
+from experiments.zoo.sampling import draw_recipe
 from experiments.zoo.sirens.config import SirenConfig
 from experiments.zoo.sirens.signals import quality, signals_of
-from experiments.zoo.storage import WEIGHTS, file_checksum, read_shard
+from experiments.zoo.storage import MASK, WEIGHTS, file_checksum, read_shard
+from experiments.zoo.tickets.config import TicketConfig
+from experiments.zoo.tickets.pruning import TICKET_PROPERTIES, ticket_accuracies
+from experiments.zoo.training import flat_start
 from experiments.zoo.zoo import Zoo, load_zoo
 
 __all__ = ["Report", "info", "verify"]
+
+RETRAINED = 0.03
+"""How far the accuracy of a ticket that is trained again, in another stack, may lie from the recorded one."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,8 @@ def verify(path: str | Path, networks: int = 8) -> Report:
     Every shard must be readable, have its recorded checksum, finite tensors of the right shapes and the
     networks that the records name; splits must not share a run. Then ``networks`` of them, evenly spaced,
     are rebuilt as ordinary modules, and what they were recorded for is measured anew: the accuracy on the test and the
-    shifted images, or how well a SIREN fits its image or shape. The images of an imported zoo are not at hand.
+    shifted images, or how well a SIREN fits its image or shape; initialisations are drawn anew and what their masks
+    leave is trained again. The images of an imported zoo are not at hand.
 
     Raises:
         ZooError: there is no complete zoo at ``path``.
@@ -99,6 +108,8 @@ def verify(path: str | Path, networks: int = 8) -> Report:
 
 def _properties(zoo: Zoo) -> list[str]:
     """What the networks of a zoo are measured by."""
+    if isinstance(zoo.config, TicketConfig):
+        return [name for name in TICKET_PROPERTIES if name in zoo.records]
     known = [zoo.config.quality] if isinstance(zoo.config, SirenConfig) else PROPERTIES
     return [name for name in known if name in zoo.records]
 
@@ -114,6 +125,8 @@ def _shard_faults(zoo: Zoo, shard: dict[str, Any]) -> list[str]:
     faults = []
     shapes = zoo.architectures[shard["architecture"]].shapes
     expected = {name: (shard["networks"], *shape) for name, shape in shapes.items()}
+    if isinstance(zoo.config, TicketConfig):
+        expected |= {MASK + name: shape for name, shape in expected.items()}
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
         faults.append(f"{path}: its tensors have not the names and shapes of {shard['architecture']}")
     infinite = [name for name, value in tensors.items() if not value.isfinite().all()]
@@ -128,8 +141,30 @@ def _shard_faults(zoo: Zoo, shard: dict[str, Any]) -> list[str]:
     return faults
 
 
+def _ticket_faults(config: TicketConfig, zoo: Zoo, index: int) -> list[str]:
+    """Draws one initialisation again, counts what its mask keeps, and trains that again."""
+    row, data = zoo.records.iloc[index], load_images(config.data)
+    recipe = draw_recipe(config, architectures_of(config.architecture, data.image_shape, data.classes), row["id"])
+    stored = [zoo.weights(recipe.architecture.name), zoo.masks(recipe.architecture.name)]
+    position = int(np.searchsorted(zoo.of(recipe.architecture.name)["id"].to_numpy(), row["id"]))
+    start, mask = (torch.cat([tensor[position].flatten() for tensor in tensors.values()]) for tensors in stored)
+    faults = []
+    if not torch.equal(start, flat_start(config, recipe).to(start.dtype)):
+        faults.append(f"network {row['id']}: its weights are not those of its seed's initialisation")
+    kept = round((1 - config.sparsity) * len(mask))
+    if int(mask.sum()) != kept:
+        faults.append(f"network {row['id']}: its mask keeps {int(mask.sum())} parameters instead of {kept}")
+    accuracy = float(ticket_accuracies(config, [recipe], mask.unsqueeze(0), data))
+    if abs(accuracy - row["ticket_accuracy"]) > RETRAINED:
+        recorded = row["ticket_accuracy"]
+        faults.append(f"network {row['id']}: ticket_accuracy is recorded as {recorded:.4f}, is {accuracy:.4f}")
+    return faults
+
+
 def _network_faults(zoo: Zoo, index: int, data: ImageData | ShapeData) -> list[str]:
     """Rebuilds one network as a module and measures it."""
+    if isinstance(zoo.config, TicketConfig):
+        return _ticket_faults(zoo.config, zoo, index)
     row = zoo.records.iloc[index]
     architecture = zoo.architectures[row["architecture"]]
     position = int(np.searchsorted(zoo.of(architecture.name)["id"].to_numpy(), row["id"]))

@@ -29,6 +29,7 @@ from experiments.zoo.errors import ZooError
 
 __all__ = [
     "HEADER",
+    "MASK",
     "RECORDS",
     "SCHEMA_VERSION",
     "WEIGHTS",
@@ -46,6 +47,8 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 HEADER, RECORDS, WEIGHTS, METADATA = "zoo.json", "records.parquet", "weights", "zoo"
+MASK = "mask/"
+"""What the names of winning tickets' masks begin with, which lie beside their initial weights in a shard."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from experiments.zoo.stack import NetworkStack
 from experiments.zoo.stacked_conv import StackedConv
 from experiments.zoo.stacked_mlp import StackedMLP
 
-__all__ = ["STACKS", "TrainedStack", "train_stack"]
+__all__ = ["STACKS", "TrainedStack", "flat_start", "train_stack"]
 
 STACKS: dict[str, type[NetworkStack]] = {
     "mlp": StackedMLP,
@@ -79,7 +79,11 @@ class _Dropout:
 
 
 def train_stack(
-    config: ZooConfig, recipes: Sequence[Recipe], data: ImageData, dtype: torch.dtype = torch.float32
+    config: ZooConfig,
+    recipes: Sequence[Recipe],
+    data: ImageData,
+    dtype: torch.dtype = torch.float32,
+    masks: Tensor | None = None,
 ) -> TrainedStack:
     """Trains every recipe's network; all must share one topology.
 
@@ -91,11 +95,17 @@ def train_stack(
         recipes: one per network, with the same topology.
         data: the images.
         dtype: of the computation; float64 is for tests.
+        masks: of every recipe's parameters in the order of ``recipes``, ``[n, P]``: where it is 0, a parameter is 0
+            from the start on.
     """
-    recipes = sorted(recipes, key=lambda recipe: (recipe.architecture, recipe.id))
+    order = sorted(range(len(recipes)), key=lambda row: (recipes[row].architecture, recipes[row].id))
+    recipes = [recipes[row] for row in order]
     kind = STACKS[recipes[0].architecture.family]
     network = kind([recipe.architecture for recipe in recipes])
-    start = torch.stack([_flat_start(config, recipe) for recipe in recipes]).to(dtype)
+    start = torch.stack([flat_start(config, recipe) for recipe in recipes]).to(dtype)
+    if masks is not None:
+        masks = masks[order].to(dtype)
+        start *= masks
     marks = torch.tensor([recipe.checkpoint_steps(config.checkpoints) for recipe in recipes]).T
     kept = start.repeat(config.checkpoints, 1, 1)
     sets = [training_set(config, recipe, data) for recipe in recipes]
@@ -121,6 +131,8 @@ def train_stack(
         images = batches[step, rows]
         batch = inputs.index_select(0, images.reshape(-1)).view(*images.shape, *inputs.shape[1:])
         active.gradients(weights, batch, labels.gather(1, images), dropout.keep(step, rows), out=gradient)
+        if masks is not None:
+            gradient *= masks[rows]
         optimiser.step(weights[:, : network.trained], gradient[:, : network.trained])
         for number, due in enumerate(marks[:, rows] == step + 1):
             kept[number, rows[due]] = weights[due]
@@ -128,7 +140,8 @@ def train_stack(
     return TrainedStack(network, recipes, kept[-1], member, tuple(earlier))
 
 
-def _flat_start(config: ZooConfig, recipe: Recipe) -> Tensor:
+def flat_start(config: ZooConfig, recipe: Recipe) -> Tensor:
+    """The start of one network, ``[P]`` in float64."""
     start = initial_weights(config, recipe).values()
     return torch.from_numpy(np.concatenate([tensor.ravel() for tensor in start]))
 

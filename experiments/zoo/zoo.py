@@ -19,7 +19,7 @@ from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.nets import Architecture
 from experiments.zoo.sirens.config import SirenConfig, parse_zoo
 from experiments.zoo.sirens.network import SirenArchitecture
-from experiments.zoo.storage import WEIGHTS, read_header, read_records, read_shard
+from experiments.zoo.storage import MASK, WEIGHTS, read_header, read_records, read_shard
 
 __all__ = ["Zoo", "load_zoo", "with_architecture"]
 
@@ -123,14 +123,31 @@ class Zoo:
             ZooError: a shard is missing or damaged, holds other networks than the records say, or has a
                 parameter of another shape or that is not finite; the message names it.
         """
+        described = self.architectures[architecture]
+        dtypes = {name: described.dtype(name) for name in described.shapes}
+        return self._tensors(architecture, rows, described.shapes, dtypes)
+
+    def masks(self, architecture: str, rows: Sequence[int] | np.ndarray | None = None) -> dict[str, Tensor]:
+        """Of a zoo of winning tickets: which parameters stay, ``{name: [n, *shape]}`` boolean; see `weights`.
+
+        Raises:
+            ZooError: as in `weights`; a zoo of another kind has no masks.
+        """
+        shapes = {MASK + name: shape for name, shape in self.architectures[architecture].shapes.items()}
+        found = self._tensors(architecture, rows, shapes, dict.fromkeys(shapes, torch.bool))
+        return {name.removeprefix(MASK): mask for name, mask in found.items()}
+
+    def _tensors(
+        self,
+        architecture: str,
+        rows: Sequence[int] | np.ndarray | None,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: Mapping[str, torch.dtype],
+    ) -> dict[str, Tensor]:
         records = self.of(architecture)
         if rows is not None:
             records = records.iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True)
-        described = self.architectures[architecture]
-        shapes = described.shapes
-        weights = {
-            name: torch.empty(len(records), *shape, dtype=described.dtype(name)) for name, shape in shapes.items()
-        }
+        weights = {name: torch.empty(len(records), *shape, dtype=dtypes[name]) for name, shape in shapes.items()}
         for shard, part in records.groupby("shard", sort=True):
             path = self.path / WEIGHTS / str(shard)
             inside = part["row"].to_numpy()

@@ -1,16 +1,19 @@
 """Neural functional networks: layers equivariant to permutations of neurons (Zhou et al. 2023, arXiv:2302.14040)."""
 
 from graphnets.nfn.encodings import FourierFeatures, IOEncoding, LayerEncoding
+from graphnets.nfn.given_tickets import GivenTicket
 from graphnets.nfn.linear import HNPLinear, NPLinear, PermutationLinear, Pointwise
 from graphnets.nfn.model import NFN, NeuralFunctional
 from graphnets.nfn.normalisation import ChannelDropout, ChannelNorm, TensorNorm
 from graphnets.nfn.pooling import HNPPool, NPPool, PermutationPool
+from graphnets.nfn.tickets import Tickets, TicketVAE
 
 __all__ = [
     "NFN",
     "ChannelDropout",
     "ChannelNorm",
     "FourierFeatures",
+    "GivenTicket",
     "HNPLinear",
     "HNPPool",
     "IOEncoding",
@@ -22,4 +25,6 @@ __all__ = [
     "PermutationPool",
     "Pointwise",
     "TensorNorm",
+    "TicketVAE",
+    "Tickets",
 ]

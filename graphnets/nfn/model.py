@@ -19,7 +19,7 @@ from graphnets.nfn.pooling import PermutationPool
 from graphnets.pieces import PieceLayer
 from graphnets.weight_input import WeightInput
 
-__all__ = ["NFN", "VARIANTS", "NeuralFunctional", "prediction_head"]
+__all__ = ["NFN", "VARIANTS", "NeuralFunctional", "check_variant", "linear_layer", "prediction_head"]
 
 VARIANTS = ("np", "hnp", "pt")
 
@@ -31,6 +31,33 @@ def prediction_head(inputs: int, widths: Sequence[int], targets: int, dropout: f
         layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, targets))
+
+
+def check_variant(variant: str) -> None:
+    """Refuse an unknown variant.
+
+    Raises:
+        ValueError: it is not one of ``VARIANTS``.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+
+
+def linear_layer(
+    variant: str,
+    structure: Structure,
+    in_channels: int,
+    out_channels: int,
+    terms: str = "all",
+    rank: int | None = None,
+    buffers: bool = False,
+) -> PieceLayer:
+    """The linear layer of a variant: `NPLinear`, `HNPLinear` or `Pointwise`; arguments are theirs."""
+    if variant == "pt":
+        return Pointwise(structure, in_channels, out_channels, buffers)
+    if variant == "np":
+        return NPLinear(structure, in_channels, out_channels, terms, buffers=buffers)
+    return HNPLinear(structure, in_channels, out_channels, terms, rank=rank, buffers=buffers)
 
 
 class NeuralFunctional(nn.Module, ABC):
@@ -199,8 +226,7 @@ class NFN(NeuralFunctional):
         buffers: bool = False,
         out_channels: int = 1,
     ) -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"variant={variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+        check_variant(variant)
         self.variant, self.terms, self.rank, self.buffers_too = variant, terms, rank, buffers
         super().__init__(
             structure,
@@ -222,11 +248,7 @@ class NFN(NeuralFunctional):
 
     def layer(self, structure: Structure, in_channels: int, out_channels: int) -> PieceLayer:
         """The variant's linear layer."""
-        if self.variant == "pt":
-            return Pointwise(structure, in_channels, out_channels, self.buffers_too)
-        if self.variant == "np":
-            return NPLinear(structure, in_channels, out_channels, self.terms, buffers=self.buffers_too)
-        return HNPLinear(structure, in_channels, out_channels, self.terms, rank=self.rank, buffers=self.buffers_too)
+        return linear_layer(self.variant, structure, in_channels, out_channels, self.terms, self.rank, self.buffers_too)
 
     def extra_repr(self) -> str:
         """The contract and the size."""

@@ -15,6 +15,8 @@ from experiments.zoo.config import EXECUTION_KEYS, EXECUTOR_NAMES, INITIALISATIO
 from experiments.zoo.errors import ZooConfigError
 from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.sirens.network import VARIANTS, SirenArchitecture
+from experiments.zoo.tickets.config import KIND as TICKETS
+from experiments.zoo.tickets.config import TicketConfig
 
 __all__ = ["KIND", "SCHEDULES", "SirenConfig", "parse_zoo"]
 
@@ -150,7 +152,7 @@ def parse_zoo(
 ) -> ZooConfig | SirenConfig | ImportConfig:
     """The checked configuration of a zoo of any kind.
 
-    ``kind: siren`` tells SIRENs from classifiers, an ``importer`` networks that others have trained.
+    ``kind`` tells SIRENs and winning tickets from classifiers, an ``importer`` networks that others have trained.
 
     Raises:
         ZooConfigError: the configuration is wrong; the message lists all faults.
@@ -159,6 +161,8 @@ def parse_zoo(
         return config
     if "importer" in config:
         return ImportConfig.parse(config)
+    if config.get("kind") == TICKETS:
+        return TicketConfig.parse(config)
     return SirenConfig.parse(config) if config.get("kind") == KIND else ZooConfig.parse(config)
 
 

@@ -1,0 +1,1 @@
+"""Zoos of initialisations with the sparse networks that magnitude pruning finds in them."""
