@@ -27,6 +27,7 @@ import graphnets
 from experiments.config import Method
 from experiments.evaluation import figures
 from experiments.evaluation.attention import attention_figure
+from experiments.evaluation.mask_scores import draw_mask_scores
 from experiments.evaluation.pictures import store_pictures
 from experiments.files import atomic_path, read_json, write_json
 from experiments.predictor import Predictor, predict
@@ -160,6 +161,7 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
     _store(job, result)
     if job.figures:
         draw_attention(predictor=model, task=task, folder=job.folder)
+        draw_mask_scores(model, task, job.folder, result.metrics)
         if isinstance(task, Picturing):
             store_pictures(job.folder, task.pictures(model))
     return result

@@ -131,7 +131,7 @@ def _write(experiment: Experiment, summary: Summary, zoo: Zoo, folder: Path, con
     for table in tables:
         table.save(folder / "tables")
     figures = summary.save_figures(folder / "figures") if experiment.figures else []
-    drawn = sorted((folder / "methods").glob(f"*/seed{summary.seeds[0]}/attention.png"))
+    drawn = sorted((folder / "methods").glob(f"*/seed{summary.seeds[0]}/*.png"))
     figures += [path for path in drawn if path.parts[-3] in summary.results]
     if experiment.figures:
         shown_by = {method: folder / "methods" / method / f"seed{summary.seeds[0]}" for method in summary.results}

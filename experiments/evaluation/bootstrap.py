@@ -92,8 +92,9 @@ RESAMPLED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "mse": _mse,
     "rmse": lambda counts, prediction, truth: np.sqrt(_mse(counts, prediction, truth)),
     "accuracy": lambda counts, prediction, truth: _mean(counts, (prediction == truth).astype(np.float64)),
+    "ticket_accuracy": lambda counts, prediction, truth: _mean(counts, prediction),
 }
-"""Metrics of predictions and truths; of a classifier these are numbers of classes."""
+"""Metrics of predictions and truths: of a classifier numbers of classes, of winning tickets the accuracies reached."""
 
 
 def resampled_metric(metric: str, counts: Floats, prediction: Floats, truth: Floats) -> Floats:

@@ -36,6 +36,11 @@ METHODS: dict[str, tuple[str, str]] = {
     "inr2array_nft_global": ("INR2ARRAY, NFT, global term alone", "#e0aaff"),
     "inr2array_gnn": ("INR2ARRAY, NeuronGNN", "#40916c"),
     "spatial_nfn": ("Spatial NFN", "#b185db"),
+    "dense": ("Dense", "#23272f"),
+    "imp": ("Iterative magnitude pruning", "#e09f3e"),
+    "random_ticket": ("Random mask", "#b8b8b8"),
+    "initial_magnitude": ("Magnitude of initial weights", "#8c6d46"),
+    "nfn_pt_without_norm": ("NFN, pointwise, no layer norm", "#e4d4ec"),
     "unedited": ("Unedited", "#b8b8b8"),
     "nfn_np_without_io_encoding": ("NFN, NP, inputs and outputs unmarked", "#d0a9e0"),
     "pixel_reference": ("Pixels, residual network", "#e76f51"),
@@ -59,6 +64,11 @@ COLUMNS = {
     "train_relative_mse": "training MSE relative to the mean image's",
     "psnr": "PSNR, dB",
     "train_psnr": "training PSNR, dB",
+    "ticket_accuracy": "accuracy of tickets",
+    "ticket_recall": "share of iterative pruning's mask",
+    "kept": "weights kept",
+    "largest": "largest probabilities",
+    "drawn": "drawn by probabilities",
 }
 
 

@@ -41,6 +41,8 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "train_relative_mse": False,
     "psnr": True,
     "train_psnr": True,
+    "ticket_accuracy": True,
+    "ticket_recall": True,
 }
 """Which way each metric points."""
 

@@ -28,7 +28,12 @@ from experiments.results import JobResult
 
 __all__ = ["Summary"]
 
-DETAILED = ("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse", "relative_mse", "psnr")
+DETAILED = (
+    *("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse", "relative_mse", "psnr"),
+    *("ticket_accuracy", "ticket_recall", "kept"),
+)
+NUMBERS = {"mae": 1, "r2": 2}
+"""Of WeightNet's tables."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,8 @@ class Summary:
         """An overview, the paper's Tables 1 to 4 (3 and 4 for every method), tau, paired differences."""
         spans = self.intervals()
         tables = [self._overview()]
-        for number, metric in ((1, "mae"), (2, "r2"), (None, "tau"), (None, "accuracy"), (None, "mse")):
+        for metric in ("mae", "r2", "tau", "accuracy", "mse", "ticket_accuracy"):
+            number = NUMBERS.get(metric)
             if metric not in self.resampled:
                 continue
             rows: list[tuple[Cell, ...]] = [
@@ -233,7 +239,7 @@ class Summary:
     def _differences(self) -> Table:
         rows: list[tuple[Cell, ...]] = []
         for c in self.comparisons():
-            if c.metric not in ("tau", "r2", "accuracy", "mse"):
+            if c.metric not in ("tau", "r2", "accuracy", "mse", "ticket_accuracy"):
                 continue
             clear = c.difference.low > 0 or c.difference.high < 0
             better = c.first if (c.difference.value > 0) == HIGHER_IS_BETTER[c.metric] else c.second

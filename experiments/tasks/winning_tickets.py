@@ -59,8 +59,8 @@ def chosen(probabilities: Tensor, sizes: Sequence[int], kept: float, drawn: bool
     r"""Masks that keep a given share of the weights, from the probability of each to stay.
 
     Each tensor has its share of all that is expected to stay, :math:`\sum_i p_i`. (The largest probabilities of all
-    tensors together may lie in the last layers alone, which leaves no way through the network.) In a tensor, the largest
-    ones stay, or weights are drawn one after the other with odds :math:`p_i / (1 - p_i)`.
+    tensors together may lie in the last layers alone, which leaves no way through the network.) In a tensor, those
+    with the largest stay, or weights are drawn one after the other with odds :math:`p_i / (1 - p_i)`.
 
     Args:
         probabilities: ``[B, P]``; where one is 0 or 1, the mask is that, whatever others are.
@@ -106,8 +106,7 @@ class _Batches:
 class WinningTickets:
     """Prediction of winning tickets for initialisations that were never trained before.
 
-    A batch's networks are `graphnets.nfn.Tickets`; targets are masks in a row, but for the test split, where each is
-    the accuracy that the mask of iterative pruning reached, as the zoo has it. A prediction, the probability of every
+    A batch's networks are `graphnets.nfn.Tickets`, targets are masks in a row. A prediction, the probability of every
     weight to stay, becomes two masks of the zoo's sparsity, of the ``largest`` probabilities and ``drawn`` by them, see
     `chosen`. Both are scored by training: the network starts from its own initial weights without those that the mask
     prunes, with the batches of its recipe, and is measured on held-out images. So are dense networks and those of
@@ -164,9 +163,9 @@ class WinningTickets:
         return self._splits[split]
 
     def loader(self, split: str, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> Iterable[Any]:
-        """Batches ``(tickets, masks [B, P])``, of the test split ``(tickets, accuracies [B, settings])``."""
+        """Batches ``(tickets, masks [B, P])``."""
         networks, masks = self._split(split)
-        targets = in_a_row(masks, self._structure).float() if split != "test" else networks.y.expand(-1, 2)
+        targets = in_a_row(masks, self._structure).float()
         return _Batches(networks, masks, targets, batch_size, shuffle, seed)
 
     def objective(self, loss: str | None = None) -> Objective:
@@ -187,8 +186,7 @@ class WinningTickets:
 
     def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
         """What the masks of all test networks reach, how much they keep, and how much of iterative pruning's."""
-        theirs = in_a_row(self._split("test")[1], self._structure)
-        reached = self.answers(prediction).mean(0)
+        theirs, reached = target > 0.5, self.answers(prediction, target)[0].mean(0)
         return {
             name: {
                 "ticket_accuracy": float(accuracy),
@@ -198,15 +196,18 @@ class WinningTickets:
             for (name, mask), accuracy in zip(self.masks(prediction).items(), reached, strict=True)
         }
 
-    def answers(self, prediction: Tensor) -> Tensor:
-        """The accuracy of every test network after its training with each of its masks, ``[N, settings]``."""
+    def answers(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The accuracy of every test network after its training with each of its masks, ``[N, settings]``.
+
+        Beside it the accuracy that iterative pruning's mask reached when the zoo was made.
+        """
         key = hashlib.sha256(prediction.numpy().tobytes()).hexdigest()
         if self._trained is None or self._trained[0] != key:
             first, *others = self.masks(prediction).values()
             reached = [self._retrained(first)]
             reached += [reached[0] if torch.equal(mask, first) else self._retrained(mask) for mask in others]
             self._trained = key, torch.stack(reached, 1)
-        return self._trained[1]
+        return self._trained[1], self._split("test")[0].y.double().expand(-1, len(self.settings))
 
     def _retrained(self, masks: Tensor) -> Tensor:
         networks, data = self._split("test")[0], load_images(self.config.data)
