@@ -123,9 +123,7 @@ class Zoo:
             ZooError: a shard is missing or damaged, holds other networks than the records say, or has a
                 parameter of another shape or that is not finite; the message names it.
         """
-        described = self.architectures[architecture]
-        dtypes = {name: described.dtype(name) for name in described.shapes}
-        return self._tensors(architecture, rows, described.shapes, dtypes)
+        return self._tensors(architecture, rows)
 
     def masks(self, architecture: str, rows: Sequence[int] | np.ndarray | None = None) -> dict[str, Tensor]:
         """Of a zoo of winning tickets: which parameters stay, ``{name: [n, *shape]}`` boolean; see `weights`.
@@ -133,21 +131,25 @@ class Zoo:
         Raises:
             ZooError: as in `weights`; a zoo of another kind has no masks.
         """
-        shapes = {MASK + name: shape for name, shape in self.architectures[architecture].shapes.items()}
-        found = self._tensors(architecture, rows, shapes, dict.fromkeys(shapes, torch.bool))
+        found = self._tensors(architecture, rows, MASK, torch.bool)
         return {name.removeprefix(MASK): mask for name, mask in found.items()}
 
     def _tensors(
         self,
         architecture: str,
         rows: Sequence[int] | np.ndarray | None,
-        shapes: Mapping[str, tuple[int, ...]],
-        dtypes: Mapping[str, torch.dtype],
+        prefix: str = "",
+        dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         records = self.of(architecture)
         if rows is not None:
             records = records.iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True)
-        weights = {name: torch.empty(len(records), *shape, dtype=dtypes[name]) for name, shape in shapes.items()}
+        described = self.architectures[architecture]
+        shapes = {prefix + name: shape for name, shape in described.shapes.items()}
+        weights = {
+            name: torch.empty(len(records), *shape, dtype=dtype or described.dtype(name))
+            for name, shape in shapes.items()
+        }
         for shard, part in records.groupby("shard", sort=True):
             path = self.path / WEIGHTS / str(shard)
             inside = part["row"].to_numpy()

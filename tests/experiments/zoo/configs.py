@@ -23,5 +23,5 @@ CONFIGS: dict[str, Any] = _parsed()
 
 
 def of_kind(kind: type) -> list[str]:
-    """The names of those of one kind."""
-    return [name for name, config in CONFIGS.items() if isinstance(config, kind)]
+    """The names of those of one kind, and of no narrower one."""
+    return [name for name, config in CONFIGS.items() if type(config) is kind]

@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from experiments.config import CONFIG_DIR
 from experiments.data import ImageData, load_images
-from experiments.zoo import TicketConfig, Zoo, ZooConfig, ZooConfigError, get_zoo, info, verify
+from experiments.zoo import TicketConfig, Zoo, ZooConfig, ZooConfigError, ZooError, get_zoo, info, verify
 from experiments.zoo.sampling import Recipe, initial_weights, training_set
 from experiments.zoo.sirens.config import parse_zoo
 from experiments.zoo.tickets.pruning import find_tickets, held_out_accuracy, largest, ticket_accuracies
 from experiments.zoo.training import train_stack
+from tests.experiments.zoo.configs import CONFIGS, of_kind
 
 SMALL: dict[str, Any] = {
     "kind": "tickets",
@@ -157,6 +156,11 @@ def test_a_zoo_of_tickets_holds_initial_weights_masks_and_accuracies(zoo: Zoo, t
     assert all((zoo.path / file).read_bytes() == (again.path / file).read_bytes() for file in files)
 
 
+def test_a_zoo_without_masks_says_so(tiny_zoo: Zoo) -> None:
+    with pytest.raises(ZooError, match=r"mask/0.weight should have shape \(8, 16\), found nothing"):
+        tiny_zoo.masks(tiny_zoo.records["architecture"][0])
+
+
 def test_a_changed_mask_is_noticed(tmp_path: Path) -> None:
     zoo = get_zoo(SMALL, tmp_path, progress=False)
     path = sorted((zoo.path / "weights").glob("*.safetensors"))[0]
@@ -189,11 +193,9 @@ def test_wrong_configurations_are_named_in_full() -> None:
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG_DIR / "zoo").glob("*_tickets.yaml")))
+@pytest.mark.parametrize("name", of_kind(TicketConfig))
 def test_every_config_of_tickets_is_right(name: str) -> None:
-    with initialize_config_dir(str(CONFIG_DIR / "zoo"), version_base="1.3"):
-        config = parse_zoo(compose(name))
-    assert isinstance(config, TicketConfig)
-    assert (config.name, config.sparsity) == (name, 0.95)
+    config = CONFIGS[name]
+    assert config.sparsity == 0.95
     assert config.fingerprint == TicketConfig.parse(config.to_dict()).fingerprint
     assert config.fingerprint != dataclasses.replace(config, sparsity=0.9).fingerprint
