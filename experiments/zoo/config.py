@@ -39,6 +39,8 @@ PROPERTY_DEFAULTS: dict[str, float] = {
     "input_noise_draws": 4,
 }
 EXECUTION_KEYS = ("executor", "workers", "root")
+LATER_KEYS = {"checkpoints": 1, "early": None, "task_classes": None, "split_by": "run"}
+SPLIT_BY = ("run", "task")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ class ZooConfig:
         stack_size: networks trained at once; a stack is the unit of progress.
         checkpoints: networks kept of every training run, at evenly spaced shares of its steps, the last one at
             its end: with 10 the zoo has ten times ``size`` networks.
+        early: the distribution of the step of the first checkpoint, from which on the others are evenly spaced.
+        task_classes: how many classes each network tells apart, drawn for every run and in an order of its own, which
+            the records hold (``classes``); it is trained and measured on their images alone. None: all of them.
         splits: shares of ``train``, ``val`` and ``test`` networks.
+        split_by: ``run``, or ``task``, with which no two splits have runs with the same set of classes.
         properties: strengths and numbers of draws of the noise that measures robustness. ``weight_noise``
             is relative to each tensor's root mean square, ``input_noise`` to the images' deviation.
         executor: ``in_process``, ``processes`` or ``ray``.
@@ -75,6 +81,9 @@ class ZooConfig:
     batch_size: int = 32
     stack_size: int = 100
     checkpoints: int = 1
+    early: Any = None
+    task_classes: int | None = None
+    split_by: str = "run"
     splits: dict[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15})
     properties: dict[str, float] = field(default_factory=lambda: dict(PROPERTY_DEFAULTS))
     executor: str = "processes"
@@ -110,11 +119,12 @@ class ZooConfig:
         """Everything that decides the result, as plain values.
 
         Execution settings and the folder of the images are left out: the images have a fingerprint of their own.
-        So is a single checkpoint, so that zoos from before there were checkpoints keep their fingerprints.
+        So are later options at their defaults, so that zoos from before there were any keep their fingerprints.
         """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["data"] = {key: value for key, value in self.data.items() if key != "folder"}
-        left_out = (*EXECUTION_KEYS, *(["checkpoints"] if self.checkpoints == 1 else []))
+        unused = [key for key, value in LATER_KEYS.items() if getattr(self, key) == value]
+        left_out = (*EXECUTION_KEYS, *unused)
         return {key: value for key, value in values.items() if key not in left_out}
 
     @property
@@ -142,6 +152,15 @@ def _faults(config: ZooConfig) -> list[str]:
     ]
     faults += among("initialisation", config.initialisation, INITIALISATIONS)
     faults += among("executor", config.executor, EXECUTOR_NAMES)
+    faults += among("split_by", config.split_by, SPLIT_BY)
+    if config.split_by == "task" and config.task_classes is None:
+        faults.append("split_by: 'task' needs task_classes")
+    if config.task_classes is not None and (not isinstance(config.task_classes, int) or config.task_classes < 2):
+        faults.append(f"task_classes: {config.task_classes!r} is not an integer of at least 2")
+    if config.early is not None:
+        faults += range_faults("early", config.early)
+        if config.checkpoints == 1:
+            faults.append("early: the only checkpoint is the end of training; set checkpoints to 2 or more")
     faults += among("data.name", config.data.get("name"), tuple(LOADERS))
     faults += architecture_faults(config.architecture)
     for key in PROPERTY_DEFAULTS.keys() ^ config.properties.keys():

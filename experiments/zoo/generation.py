@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.data import ImageData, load_images
 from experiments.zoo.config import ZooConfig
-from experiments.zoo.errors import ZooError
+from experiments.zoo.errors import ZooConfigError, ZooError
 from experiments.zoo.folder import ROOT_VARIABLE, Production, finish, one_thread, produce, shard_entry
 from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.importers.convert import import_zoo
@@ -80,11 +80,14 @@ def generate(config: Configuration, root: str | Path | None = None, *, progress:
     return produce(parsed, root, progress, Production(load_images, _plan, _unfinished, train_shards, _finish))
 
 
-def plan_stacks(config: ZooConfig, architectures: list[Architecture]) -> list[StackTask]:
-    """Draws every recipe and cuts them into stacks of one topology, in the order of their numbers."""
+def plan_stacks(config: ZooConfig, architectures: list[Architecture], classes: int = 0) -> list[StackTask]:
+    """Draws every recipe and cuts them into stacks of one topology, in the order of their numbers.
+
+    ``classes`` are those that the data set has, which tasks are drawn from.
+    """
     by_topology: dict[tuple[Any, ...], list[Recipe]] = {}
     for network in range(config.size):
-        recipe = draw_recipe(config, architectures, network)
+        recipe = draw_recipe(config, architectures, network, classes)
         by_topology.setdefault(recipe.architecture.topology, []).append(recipe)
     stacks = [
         recipes[start : start + config.stack_size]
@@ -164,7 +167,7 @@ def _unfinished(folder: Path, task: StackTask) -> StackTask | None:
 def _finish(folder: Path, header: Mapping[str, Any], tasks: Sequence[StackTask]) -> None:
     """Joins the shards' records, traces the structures and marks the zoo complete."""
     config = tasks[0].config
-    splits = split_runs(range(config.size), config.splits, config.seed)
+    splits = _splits(config, tasks)
     rows: list[dict[str, Any]] = []
     shards: list[dict[str, Any]] = []
     left_out: list[int] = []
@@ -183,5 +186,18 @@ def _finish(folder: Path, header: Mapping[str, Any], tasks: Sequence[StackTask])
     finish(folder, header, rows, shards, left_out, architectures)
 
 
+def _splits(config: ZooConfig, tasks: Sequence[StackTask]) -> dict[int, str]:
+    """The split of every run, by itself or by the set of its classes."""
+    if config.split_by == "run":
+        return split_runs(range(config.size), config.splits, config.seed)
+    chosen = {recipe.id: tuple(sorted(recipe.classes)) for task in tasks for recipe in task.recipes}
+    numbers = {classes: number for number, classes in enumerate(sorted(set(chosen.values())))}
+    splits = split_runs(numbers.values(), config.splits, config.seed)
+    return {run: splits[numbers[classes]] for run, classes in chosen.items()}
+
+
 def _plan(config: ZooConfig, data: ImageData) -> list[StackTask]:
-    return plan_stacks(config, architectures_of(config.architecture, data.image_shape, data.classes))
+    if config.task_classes is not None and config.task_classes > data.classes:
+        raise ZooConfigError(f"task_classes: {config.task_classes}, but {data.name} has {data.classes} classes")
+    outputs = config.task_classes or data.classes
+    return plan_stacks(config, architectures_of(config.architecture, data.image_shape, outputs), data.classes)

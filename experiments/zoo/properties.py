@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.data import ImageData
 from experiments.zoo.config import ZooConfig
-from experiments.zoo.sampling import Recipe, stream
+from experiments.zoo.sampling import Recipe, output_of, stream
 from experiments.zoo.stack import NetworkStack
 from experiments.zoo.training import TrainedStack
 
@@ -47,7 +47,7 @@ class Measured:
 
 
 def measure(config: ZooConfig, stack: TrainedStack, data: ImageData) -> Measured:
-    """Measures every network of a stack.
+    """Measures every network of a stack, on images of the classes of its task.
 
     - ``test_accuracy``, ``test_loss``: on the held-out images.
     - ``train_accuracy``, ``train_loss``: on the network's own training images with their true labels.
@@ -61,11 +61,11 @@ def measure(config: ZooConfig, stack: TrainedStack, data: ImageData) -> Measured
     """
     network, weights = stack.network, stack.weights
     prepare = stack.recipes[0].architecture.prepare
+    own = torch.from_numpy(np.stack([output_of(recipe.classes, data.classes) for recipe in stack.recipes]))
 
     def scores(flat: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[n, classes, B]`` and the label of every image to gather them by, ``[n, 1, B]``."""
-        logits = network.logits(flat, prepare(images).to(flat.dtype))
-        return logits, labels.view(1, 1, -1).expand(len(flat), 1, -1)
+        """Logits ``[n, outputs, B]`` and each network's output for each image to gather them by, ``[n, 1, B]``."""
+        return network.logits(flat, prepare(images).to(flat.dtype)), own[:, labels].clamp_min(0).unsqueeze(1)
 
     def cross_entropy(logits: Tensor, picked: Tensor) -> Tensor:
         """``[n, B]``."""
@@ -73,16 +73,21 @@ def measure(config: ZooConfig, stack: TrainedStack, data: ImageData) -> Measured
 
     def right(logits: Tensor, picked: Tensor) -> Tensor:
         """Whether the label's score is above all others, ``[n, B]``; overwrites the logits."""
-        own = logits.gather(1, picked).squeeze(1)
+        score = logits.gather(1, picked).squeeze(1)
         others = logits.scatter_(1, picked, float("-inf")).amax(1)
-        return (own > others).to(torch.float64)
+        return (score > others).to(torch.float64)
+
+    def mean(values: Tensor, labels: Tensor) -> Tensor:
+        """Over the images of each network's own classes, ``[n]``."""
+        counted = own[:, labels] >= 0
+        return values.mean(1) if bool(counted.all()) else (values * counted).sum(1) / counted.sum(1)
 
     def accuracy(flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return right(*scores(flat, images, labels)).mean(1)
+        return mean(right(*scores(flat, images, labels)), labels)
 
     logits, picked = scores(weights, data.test, data.test_labels)
-    values = {"test_loss": cross_entropy(logits, picked).mean(1)}
-    values["test_accuracy"] = right(logits, picked).mean(1)
+    values = {"test_loss": mean(cross_entropy(logits, picked), data.test_labels)}
+    values["test_accuracy"] = mean(right(logits, picked), data.test_labels)
     logits, picked = scores(weights, data.pool, data.pool_labels)
     images = stack.member.sum(1)
     values["train_loss"] = cross_entropy(logits, picked).where(stack.member, 0.0).sum(1) / images

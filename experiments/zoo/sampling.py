@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "draw",
     "draw_recipe",
     "initial_weights",
+    "output_of",
     "range_faults",
     "stream",
     "training_set",
@@ -33,7 +35,7 @@ __all__ = [
 DROPOUT_LEVELS = 256
 """Dropout probabilities are multiples of 1 / 256, so that one random byte decides about one neuron."""
 
-NAMES = ("recipe", "start", "images", "batches", "dropout", "weight_noise", "places", "unseen_places")
+NAMES = ("recipe", "start", "images", "batches", "dropout", "weight_noise", "places", "unseen_places", "task", "early")
 PURPOSES = {name: number for number, name in enumerate(NAMES)}
 
 
@@ -51,10 +53,16 @@ def range_faults(key: str, spec: Any) -> list[str]:
         return []
     if isinstance(spec, Sequence):
         return [] if len(spec) else [f"{key}: an empty list of choices"]
-    kinds = [kind for kind in ("log", "uniform") if kind in spec]
-    unknown = sorted(set(spec) - {"log", "uniform", "zero"})
+    kinds = [kind for kind in ("log", "uniform", "normal") if kind in spec]
+    unknown = sorted(set(spec) - {"log", "uniform", "normal", "zero", *(["clip"] if "normal" in spec else [])})
     if len(kinds) != 1 or unknown:
-        return [f"{key}: {dict(spec)} needs either 'log' or 'uniform', and may have 'zero'; nothing else"]
+        return [
+            f"{key}: {dict(spec)} needs 'log', 'uniform' or 'normal' with 'clip', and may have 'zero'; nothing else"
+        ]
+    if kinds == ["normal"]:
+        low, high = spec.get("clip", (1, 0))
+        right = spec["normal"][1] > 0 and low < high
+        return [] if right else [f"{key}: a 'normal' needs [mean, deviation above 0] and an increasing 'clip'"]
     low, high = spec[kinds[0]]
     if low > high or (kinds[0] == "log" and low <= 0):
         return [f"{key}: [{low}, {high}] is not an increasing range" + (" above 0" * (kinds[0] == "log"))]
@@ -64,8 +72,9 @@ def range_faults(key: str, spec: Any) -> list[str]:
 def draw(spec: Any, position: float, gate: float = 1.0) -> Any:
     """One value of a distribution, given two random numbers that are uniform in ``[0, 1)``.
 
-    ``spec`` is a constant, a list of equally likely choices, ``{"uniform": [low, high]}`` or
-    ``{"log": [low, high]}``; with ``"zero": p`` the value is 0 where ``gate`` is below p.
+    ``spec`` is a constant, a list of equally likely choices, ``{"uniform": [low, high]}``, ``{"log": [low, high]}``, or
+    ``{"normal": [mean, deviation], "clip": [low, high]}``, whose tails lie on its ends; with ``"zero": p`` the value is
+    0 where ``gate`` is below p.
 
     >>> draw(0.5, 0.9), draw(["a", "b"], 0.9), draw({"uniform": [0.0, 4.0]}, 0.5)
     (0.5, 'b', 2.0)
@@ -78,6 +87,9 @@ def draw(spec: Any, position: float, gate: float = 1.0) -> Any:
         if "log" in spec:
             low, high = spec["log"]
             return float(low * (high / low) ** position)
+        if "normal" in spec:
+            low, high = spec["clip"]
+            return float(np.clip(NormalDist(*spec["normal"]).inv_cdf(max(position, 1e-12)), low, high))
         low, high = spec["uniform"]
         return float(low + (high - low) * position)
     if isinstance(spec, Sequence) and not isinstance(spec, str):
@@ -87,7 +99,11 @@ def draw(spec: Any, position: float, gate: float = 1.0) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network is trained."""
+    """How one network is trained.
+
+    ``early`` is the step of its first checkpoint (0: evenly spaced as the others), ``classes`` those of its task in the
+    order of its outputs (empty: all of the data set).
+    """
 
     id: int
     architecture: Architecture
@@ -99,23 +115,51 @@ class Recipe:
     label_noise: float
     train_fraction: float
     steps: int
+    early: int = 0
+    classes: tuple[int, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """The hyper-parameters as columns of the records."""
         values = asdict(self) | {"architecture": self.architecture.name}
+        for key in ("early", "classes"):
+            if not values[key]:
+                del values[key]
+        if self.classes:
+            values["classes"] = "-".join(map(str, self.classes))
         return values | {"activation": self.architecture.activation}
 
     def checkpoint_steps(self, checkpoints: int) -> list[int]:
-        """After how many steps a network is kept: evenly spaced, rounded up, the last one after all steps.
+        """After how many steps a network is kept: evenly spaced from the early one on, rounded up, the last at the end.
 
         >>> Recipe(0, Architecture("mlp", (2, 2), "relu"), "sgd", 0.1, 0, 1, 0, 0, 1, steps=25).checkpoint_steps(4)
         [7, 13, 19, 25]
         """
+        if self.early:
+            rest = self.steps - self.early
+            return [self.early - (-rest * number // (checkpoints - 1)) for number in range(checkpoints)]
         return [-(-self.steps * number // checkpoints) for number in range(1, checkpoints + 1)]
 
 
-def draw_recipe(config: ZooConfig, architectures: Sequence[Architecture], network: int) -> Recipe:
-    """Draws architecture and hyper-parameters of network number ``network``.
+def output_of(task: Sequence[int] | str | None, classes: int) -> np.ndarray:
+    """The output of a network for each class of the data set, -1 for those that are not in its task.
+
+    Args:
+        task: its classes in the order of its outputs, also as records write them; None or empty: all of the data set.
+        classes: how many the data set has.
+
+    >>> output_of("3-0", 5).tolist(), output_of(None, 3).tolist()
+    ([1, -1, -1, 0, -1], [0, 1, 2])
+    """
+    if not task:
+        return np.arange(classes)
+    chosen = [int(each) for each in (task.split("-") if isinstance(task, str) else task)]
+    output = np.full(classes, -1)
+    output[chosen] = np.arange(len(chosen))
+    return output
+
+
+def draw_recipe(config: ZooConfig, architectures: Sequence[Architecture], network: int, classes: int = 0) -> Recipe:
+    """Draws architecture, hyper-parameters and task, of ``classes`` that there are, of network number ``network``.
 
     Every hyper-parameter has its own pair of random numbers, so changing the range of one leaves the
     others as they were.
@@ -130,6 +174,12 @@ def draw_recipe(config: ZooConfig, architectures: Sequence[Architecture], networ
         values[key] = draw(spec, position, gate)
     values["dropout"] = round(values["dropout"] * DROPOUT_LEVELS) / DROPOUT_LEVELS
     values["steps"] = max(config.checkpoints, round(values["steps"]))
+    if config.early is not None:
+        first = round(draw(config.early, *stream(config.seed, network, "early").random(2)))
+        values["early"] = min(max(first, 1), values["steps"])
+    if config.task_classes is not None:
+        chosen = stream(config.seed, network, "task").permutation(classes)[: config.task_classes]
+        values["classes"] = tuple(map(int, chosen))
     return Recipe(id=network, architecture=architecture, **values)
 
 
@@ -177,11 +227,13 @@ def training_set(config: ZooConfig, recipe: Recipe, data: ImageData) -> Training
     """
     generator = stream(config.seed, recipe.id, "images")
     pool = len(data.pool)
-    images = max(1, round(recipe.train_fraction * pool))
-    subset = generator.permutation(pool)[:images]
-    labels = data.pool_labels.numpy().copy()
+    labels = output_of(recipe.classes, data.classes)[data.pool_labels.numpy()]
+    shown = np.flatnonzero(labels >= 0)
+    images = max(1, round(recipe.train_fraction * len(shown)))
+    subset = generator.permutation(shown)[:images]
+    classes = len(recipe.classes) or data.classes
     wrong = subset[: round(recipe.label_noise * images)]
-    labels[wrong] = (labels[wrong] + generator.integers(1, data.classes, len(wrong))) % data.classes
+    labels[wrong] = (labels[wrong] + generator.integers(1, classes, len(wrong))) % classes
     member = np.zeros(pool, dtype=bool)
     member[subset] = True
 
@@ -191,6 +243,6 @@ def training_set(config: ZooConfig, recipe: Recipe, data: ImageData) -> Training
     order = generator.permuted(epochs, axis=1).reshape(-1)[:seen]
     return TrainingSet(
         member=torch.from_numpy(member),
-        labels=torch.from_numpy(labels),
+        labels=torch.from_numpy(labels.clip(0)),
         batches=torch.from_numpy(order.reshape(recipe.steps, config.batch_size)),
     )
