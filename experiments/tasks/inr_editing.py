@@ -36,6 +36,7 @@ class InrEditing:
         source: what the operations are done to: ``"image"``, what the networks were fitted to, as in the paper, or
             ``"render"``, what they draw, where images are not at hand.
         permutations: true permutations tried by `invariance`.
+        canonical: symmetries of activations to remove from the weights, see `converters.canonicalize`; None: none.
         test_zoo: another zoo whose test networks are edited instead of this one's.
 
     Raises:
@@ -50,6 +51,7 @@ class InrEditing:
         pixels: Sequence[int],
         source: str = "image",
         permutations: int = 4,
+        canonical: Sequence[str] | None = None,
         test_zoo: Zoo | None = None,
     ) -> None:
         if source not in SOURCES:
@@ -59,7 +61,7 @@ class InrEditing:
         self.zoo, self.test_zoo, self.permutations = zoo, zoo if test_zoo is None else test_zoo, permutations
         self.operations = {name: dict(options) for name, options in operations.items()}
         self.pixels, self.source = tuple(map(int, pixels)), source
-        self.channels = zoo.structure.layers[-1].size
+        self.channels, self.canonical = zoo.structure.layers[-1].size, tuple(canonical or ())
         self._datasets = dict[str, ZooDataset]()
 
     @property
@@ -83,16 +85,19 @@ class InrEditing:
         return self.zoo.structure
 
     def dataset(self, split: str) -> ZooDataset:
-        """The networks of a split with their edited images ``[N, outputs]``."""
+        """The networks of a split with the images that they are to draw, ``[N, outputs]``."""
         if split not in self._datasets:
-            dataset = ZooDataset(self.test_zoo if split == "test" else self.zoo, split, ["id"])
+            dataset = ZooDataset(self.test_zoo if split == "test" else self.zoo, split, ["id"], self.canonical)
             images = self._originals(dataset)
             if images.shape[2:] != self.pixels:
                 raise ValueError(f"task.pixels={list(self.pixels)}: the images have {list(images.shape[2:])}")
-            wanted = [edited(images, name, options) for name, options in self.operations.items()]
-            dataset.y = torch.stack(wanted, 1).flatten(1)
+            dataset.y = self._wanted(images)
             self._datasets[split] = dataset
         return self._datasets[split]
+
+    def _wanted(self, images: Tensor) -> Tensor:
+        """From images ``[N, C, H, W]`` to targets ``[N, outputs]``."""
+        return torch.stack([edited(images, name, options) for name, options in self.operations.items()], 1).flatten(1)
 
     def _originals(self, dataset: ZooDataset) -> Tensor:
         """What the operations are done to, ``[N, C, H, W]``."""
@@ -141,7 +146,7 @@ class InrEditing:
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
         """The largest change of a drawn pixel when hidden neurons of test networks are permuted."""
-        return zoo_permutation_delta(predict, self.test_zoo, self.permutations)
+        return zoo_permutation_delta(predict, self.test_zoo, self.permutations, self.canonical)
 
     def pictures(self, predict: Callable[[Any], Tensor]) -> dict[str, dict[str, Tensor]]:
         """Of some test networks by operation: drawn before, wanted and drawn after, ``[n, C, H, W]`` each."""

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.tasks.inr_editing import InrEditing
-from experiments.tasks.invariance import zoo_permutation_delta
-from experiments.zoo import Zoo, ZooDataset
+from experiments.zoo import Zoo
 from experiments.zoo.sirens.signals import PEAK
 
 __all__ = ["InrReconstruction"]
@@ -44,17 +43,11 @@ class InrReconstruction(InrEditing):
         canonical: Sequence[str] | None = None,
         test_zoo: Zoo | None = None,
     ) -> None:
-        super().__init__(zoo, {SETTING: {}}, pixels, "render", permutations, test_zoo)
-        self.canonical = tuple(canonical or ())
+        super().__init__(zoo, {SETTING: {}}, pixels, "render", permutations, canonical, test_zoo)
 
-    def dataset(self, split: str) -> ZooDataset:
-        """The networks of a split with what they draw, ``[N, outputs]``."""
-        if split not in self._datasets:
-            zoo = self.test_zoo if split == "test" else self.zoo
-            dataset = ZooDataset(zoo, split, ["id"], self.canonical)
-            dataset.y = self._originals(dataset).flatten(1)
-            self._datasets[split] = dataset
-        return self._datasets[split]
+    def _wanted(self, images: Tensor) -> Tensor:
+        """What the networks draw."""
+        return images.flatten(1)
 
     @cached_property
     def mean_image(self) -> Tensor:
@@ -69,10 +62,6 @@ class InrReconstruction(InrEditing):
         mse = errors.mean()
         scores = {"mse": mse, "relative_mse": mse / reference, "psnr": ratios.mean()}
         return {SETTING: {name: float(score) for name, score in scores.items()}}
-
-    def invariance(self, predict: Callable[[Any], Tensor]) -> float:
-        """The largest change of a drawn pixel when hidden neurons of test networks are permuted."""
-        return zoo_permutation_delta(predict, self.test_zoo, self.permutations, self.canonical)
 
     def pictures(self, predict: Callable[[Any], Tensor]) -> dict[str, dict[str, Tensor]]:
         """What some test networks draw, and what is drawn again from their codes, ``[n, C, H, W]`` each."""

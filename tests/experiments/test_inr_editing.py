@@ -111,6 +111,16 @@ def test_errors_are_mean_squares_by_operation_and_networks_weigh_the_same(task: 
     )
 
 
+def test_weights_are_made_canonical_on_request_and_draw_the_same(task: InrEditing, sirens: Zoo) -> None:
+    other = InrEditing(sirens, OPERATIONS, [4, 4], permutations=1, canonical=["sign", "reflection", "period"])
+    (graphs, target), (canonical, same) = (next(iter(each.loader("test", 40))) for each in (task, other))
+    assert torch.equal(target, same)
+    assert not torch.equal(graphs.edge_attr, canonical.edge_attr)
+    drawn, again = (execute(each, grid(4, 4)) for each in (graphs, canonical))
+    assert torch.allclose(drawn, again, atol=1e-4)
+    assert other.invariance(predictor(other, partial(NFN, variant="np", channels=[4]))) < 1e-3
+
+
 def test_unedited_images_are_those_that_networks_draw(task: InrEditing) -> None:
     assert task.structure is not None
     model = UneditedImages(task.structure, task.outputs, task.pixels)
