@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, cast
-
-from omegaconf import DictConfig, OmegaConf
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from experiments.data import LOADERS
-from experiments.zoo.errors import ZooConfigError
 from experiments.zoo.nets import architecture_faults
+from experiments.zoo.settings import EXECUTOR_NAMES, INITIALISATIONS, Settings, split_faults
 
-__all__ = ["EXECUTOR_NAMES", "GENERATOR_VERSION", "INITIALISATIONS", "OPTIMISERS", "RANGE_KEYS", "ZooConfig"]
-
-GENERATOR_VERSION = 2
-"""Raised when a change of the code changes the networks, so that cached zoos are not taken for new ones."""
+__all__ = ["OPTIMISERS", "RANGE_KEYS", "ZooConfig"]
 
 OPTIMISERS = ("sgd", "momentum", "adam")
-INITIALISATIONS = ("independent", "shared")
-EXECUTOR_NAMES = ("in_process", "processes", "ray")
 RANGE_KEYS = (
     "optimiser",
     "learning_rate",
@@ -38,13 +29,11 @@ PROPERTY_DEFAULTS: dict[str, float] = {
     "input_noise": 0.5,
     "input_noise_draws": 4,
 }
-EXECUTION_KEYS = ("executor", "workers", "root")
-LATER_KEYS = {"checkpoints": 1, "early": None, "task_classes": None, "split_by": "run"}
 SPLIT_BY = ("run", "task")
 
 
 @dataclass(frozen=True)
-class ZooConfig:
+class ZooConfig(Settings):
     """What to generate. Made by `ZooConfig.parse` from a mapping or a composed hydra config.
 
     Args:
@@ -90,53 +79,18 @@ class ZooConfig:
     workers: int | None = None
     root: str = "data/zoos"
 
-    @classmethod
-    def parse(cls, config: ZooConfig | DictConfig | Mapping[str, Any]) -> ZooConfig:
-        """Checks a configuration and fills in the defaults.
+    REQUIRED: ClassVar[tuple[str, ...]] = ("name", "size", "data", "architecture", "ranges")
+    GENERATOR: ClassVar[dict[str, int]] = {"generator": 2}
+    LATER: ClassVar[dict[str, Any]] = {"checkpoints": 1, "early": None, "task_classes": None, "split_by": "run"}
 
-        Raises:
-            ZooConfigError: keys are missing, unknown or out of range; the message lists all of them.
-        """
-        if isinstance(config, ZooConfig):
-            return config
-        plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-        values = {str(key): value for key, value in cast(Mapping[str, Any], plain).items()}
-        names = [entry.name for entry in fields(cls)]
-        faults = [f"{key}: unknown; known are {', '.join(names)}" for key in values if key not in names]
-        faults += [f"{key}: missing" for key in names[:5] if key not in values]
-        if not faults:
-            values["properties"] = {**PROPERTY_DEFAULTS, **values.get("properties", {})}
-            faults = (parsed := cls(**values)).faults()
-            if not faults:
-                return parsed
-        raise ZooConfigError("\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults]))
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Values with all properties."""
+        return values | {"properties": {**PROPERTY_DEFAULTS, **values.get("properties", {})}}
 
     def faults(self) -> list[str]:
         """What is wrong with the values, one line per fault; empty if nothing is."""
         return _faults(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values.
-
-        Execution settings and the folder of the images are left out: the images have a fingerprint of their own.
-        So are later options at their defaults, so that zoos from before there were any keep their fingerprints.
-        """
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        values["data"] = {key: value for key, value in self.data.items() if key != "folder"}
-        unused = [key for key, value in LATER_KEYS.items() if getattr(self, key) == value]
-        left_out = (*EXECUTION_KEYS, *unused)
-        return {key: value for key, value in values.items() if key not in left_out}
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of `to_dict` and of the generator's version: equal fingerprints mean equal zoos."""
-        text = json.dumps({"generator": GENERATOR_VERSION, **self.to_dict()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def folder_name(self) -> str:
-        """The name of the zoo's folder under `root`."""
-        return f"{self.name}-{self.fingerprint[:12]}"
 
 
 def _faults(config: ZooConfig) -> list[str]:
@@ -165,8 +119,7 @@ def _faults(config: ZooConfig) -> list[str]:
     faults += architecture_faults(config.architecture)
     for key in PROPERTY_DEFAULTS.keys() ^ config.properties.keys():
         faults.append(f"properties.{key}: unknown; known are {', '.join(PROPERTY_DEFAULTS)}")
-    if set(config.splits) != {"train", "val", "test"} or abs(sum(config.splits.values()) - 1) > 1e-9:
-        faults.append(f"splits: {config.splits} are not shares of train, val and test that add up to 1")
+    faults += split_faults(config.splits)
     faults += [f"ranges.{key}: missing" for key in RANGE_KEYS if key not in config.ranges]
     faults += [f"ranges.{key}: unknown" for key in config.ranges if key not in RANGE_KEYS]
     for key, spec in config.ranges.items():

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import torch
@@ -17,10 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from converters import trace
 from experiments.data import ImageData, ShapeData
-from experiments.zoo.config import GENERATOR_VERSION
+from experiments.zoo.config import ZooConfig
 from experiments.zoo.errors import ZooError
 from experiments.zoo.executors import EXECUTORS
 from experiments.zoo.nets import Architecture
+from experiments.zoo.sirens.config import SirenConfig
 from experiments.zoo.storage import (
     HEADER,
     RECORDS,
@@ -39,42 +40,7 @@ __all__ = ["ROOT_VARIABLE", "Production", "finish", "one_thread", "produce", "sh
 ROOT_VARIABLE = "GRAPHNETS_ZOO_ROOT"
 
 
-class Described(Protocol):
-    """A zoo's configuration: what `produce` and a folder's header need of it."""
-
-    @property
-    def name(self) -> str:
-        """The zoo's name."""
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The images or shapes, see `experiments.data.load_data`."""
-
-    @property
-    def executor(self) -> str:
-        """Where networks are trained."""
-
-    @property
-    def workers(self) -> int | None:
-        """How many processes."""
-
-    @property
-    def root(self) -> str:
-        """The folder of zoos."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints mean equal zoos."""
-
-    @property
-    def folder_name(self) -> str:
-        """The name of the zoo's folder."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values."""
-
-
-Config = TypeVar("Config", bound=Described)
+Config = TypeVar("Config", bound=ZooConfig | SirenConfig)
 Data = TypeVar("Data", bound="ImageData | ShapeData")
 Task = TypeVar("Task")
 
@@ -128,7 +94,7 @@ def produce(
     return load_zoo(folder)
 
 
-def _begin(folder: Path, config: Described, data: ImageData | ShapeData) -> dict[str, Any]:
+def _begin(folder: Path, config: ZooConfig | SirenConfig, data: ImageData | ShapeData) -> dict[str, Any]:
     """The header of the zoo in ``folder``; a first one is written where there is none."""
     if (folder / HEADER).exists():
         header = read_header(folder)
@@ -143,7 +109,7 @@ def _begin(folder: Path, config: Described, data: ImageData | ShapeData) -> dict
         "status": "generating",
         "name": config.name,
         "fingerprint": config.fingerprint,
-        "generator": GENERATOR_VERSION,
+        **config.GENERATOR,
         "config": config.to_dict(),
         "data": data.describe(),
     }

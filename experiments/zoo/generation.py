@@ -18,9 +18,10 @@ from experiments.zoo.folder import ROOT_VARIABLE, Production, finish, one_thread
 from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.importers.convert import import_zoo
 from experiments.zoo.nets import Architecture, architectures_of
+from experiments.zoo.parsing import parse_zoo
 from experiments.zoo.properties import Measured, measure
 from experiments.zoo.sampling import Recipe, draw_recipe
-from experiments.zoo.sirens.config import SirenConfig, parse_zoo
+from experiments.zoo.sirens.config import SirenConfig
 from experiments.zoo.sirens.generation import SIRENS
 from experiments.zoo.splits import split_runs
 from experiments.zoo.storage import MASK, WEIGHTS, ShardContent, ShardFile, encode_shard, read_shard

@@ -17,7 +17,8 @@ from experiments.zoo.config import ZooConfig
 from experiments.zoo.errors import ZooError
 from experiments.zoo.importers.config import ImportConfig
 from experiments.zoo.nets import Architecture
-from experiments.zoo.sirens.config import SirenConfig, parse_zoo
+from experiments.zoo.parsing import parse_zoo
+from experiments.zoo.sirens.config import SirenConfig
 from experiments.zoo.sirens.network import SirenArchitecture
 from experiments.zoo.storage import MASK, WEIGHTS, read_header, read_records, read_shard
 

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, cast
-
-from omegaconf import DictConfig, OmegaConf
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from experiments.data import LOADERS, SHAPE_LOADERS, ImageData, ShapeData, load_data
-from experiments.zoo.config import EXECUTION_KEYS, EXECUTOR_NAMES, INITIALISATIONS, ZooConfig
-from experiments.zoo.errors import ZooConfigError
-from experiments.zoo.importers.config import ImportConfig
+from experiments.zoo.settings import EXECUTOR_NAMES, INITIALISATIONS, Settings
 from experiments.zoo.sirens.network import VARIANTS, SirenArchitecture
-from experiments.zoo.tickets.config import KIND as TICKETS
-from experiments.zoo.tickets.config import TicketConfig
 
-__all__ = ["KIND", "SCHEDULES", "SirenConfig", "parse_zoo"]
+__all__ = ["KIND", "SCHEDULES", "SirenConfig"]
 
 KIND = "siren"
-GENERATOR_VERSION = 1
-"""Raised when a change of the code changes the networks, so that cached zoos are not taken for new ones."""
-
 SCHEDULES = ("constant", "cosine")
-REQUIRED = ("name", "data")
 DISTANCES = ("queries", "deviations", "truncation")
 COUNTS = ("width", "hidden_layers", "steps", "copies", "stack_size")
 
 
 @dataclass(frozen=True)
-class SirenConfig:
+class SirenConfig(Settings):
     """Which images or shapes are fitted, by what SIRENs, and how. Made by `SirenConfig.parse`.
 
     Args:
@@ -80,47 +67,13 @@ class SirenConfig:
     workers: int | None = None
     root: str = "data/zoos"
 
-    @classmethod
-    def parse(cls, config: SirenConfig | DictConfig | Mapping[str, Any]) -> SirenConfig:
-        """Checks a configuration and fills in the defaults.
+    REQUIRED: ClassVar[tuple[str, ...]] = ("name", "data")
+    GENERATOR: ClassVar[dict[str, int]] = {"siren_generator": 1}
+    LATER: ClassVar[dict[str, Any]] = {"distances": None}
 
-        Raises:
-            ZooConfigError: keys are missing, unknown or out of range; the message lists all of them.
-        """
-        if isinstance(config, SirenConfig):
-            return config
-        plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-        values = {str(key): value for key, value in cast(Mapping[str, Any], plain).items()}
-        names = [entry.name for entry in fields(cls)]
-        faults = [f"{key}: unknown; known are {', '.join(names)}" for key in values if key not in names]
-        faults += [f"{key}: missing" for key in REQUIRED if key not in values]
-        if not faults:
-            parsed = cls(**values)
-            faults = _faults(parsed)
-            if not faults:
-                return parsed
-        raise ZooConfigError("\n  ".join([f"zoo configuration {values.get('name', '?')!r} is wrong:", *faults]))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values; the images have a fingerprint of their own.
-
-        Without shapes ``distances`` is left out, so that zoos from before there were any keep their fingerprints.
-        """
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        values["data"] = {key: value for key, value in self.data.items() if key != "folder"}
-        left_out = (*EXECUTION_KEYS, *(["distances"] if self.distances is None else []))
-        return {key: value for key, value in values.items() if key not in left_out}
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of `to_dict` and of the generator's version: equal fingerprints mean equal zoos."""
-        text = json.dumps({"siren_generator": GENERATOR_VERSION, **self.to_dict()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def folder_name(self) -> str:
-        """The name of the zoo's folder under `root`."""
-        return f"{self.name}-{self.fingerprint[:12]}"
+    def faults(self) -> list[str]:
+        """What is wrong with the values, one line per fault; empty if nothing is."""
+        return _faults(self)
 
     @property
     def splits(self) -> dict[str, float]:
@@ -145,25 +98,6 @@ class SirenConfig:
         ends = (2, data.image_shape[0]) if isinstance(data, ImageData) else (3, 1)
         sizes = (ends[0], *[self.width] * self.hidden_layers, ends[1])
         return SirenArchitecture("siren", sizes, "sine", w0=float(self.w0))
-
-
-def parse_zoo(
-    config: ZooConfig | SirenConfig | ImportConfig | DictConfig | Mapping[str, Any],
-) -> ZooConfig | SirenConfig | ImportConfig:
-    """The checked configuration of a zoo of any kind.
-
-    ``kind`` tells SIRENs and winning tickets from classifiers, an ``importer`` networks that others have trained.
-
-    Raises:
-        ZooConfigError: the configuration is wrong; the message lists all faults.
-    """
-    if isinstance(config, (ZooConfig, SirenConfig, ImportConfig)):
-        return config
-    if "importer" in config:
-        return ImportConfig.parse(config)
-    if config.get("kind") == TICKETS:
-        return TicketConfig.parse(config)
-    return SirenConfig.parse(config) if config.get("kind") == KIND else ZooConfig.parse(config)
 
 
 def _faults(config: SirenConfig) -> list[str]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
-
-from omegaconf import DictConfig
 
 from experiments.zoo.config import ZooConfig
 
@@ -29,15 +25,6 @@ class TicketConfig(ZooConfig):
 
     kind: str = KIND
     sparsity: float = 0.95
-
-    @classmethod
-    def parse(cls, config: ZooConfig | DictConfig | Mapping[str, Any]) -> TicketConfig:
-        """Checks a configuration and fills in the defaults.
-
-        Raises:
-            ZooConfigError: keys are missing, unknown or out of range; the message lists all of them.
-        """
-        return cast(TicketConfig, super().parse(config))
 
     def faults(self) -> list[str]:
         """What is wrong with the values, one line per fault."""

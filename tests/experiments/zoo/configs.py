@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from experiments.config import CONFIG_DIR
-from experiments.zoo.sirens.config import parse_zoo
+from experiments.zoo.parsing import parse_zoo
 
 __all__ = ["CONFIGS", "of_kind"]
 

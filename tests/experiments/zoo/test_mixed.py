@@ -142,7 +142,9 @@ def test_every_zoo_config_says_what_it_is(name: str) -> None:
     architectures = architectures_of(config.architecture, (1, 8, 8), 10)
     families = 3 if name.removesuffix("_shared") == "digits_mixed" else 1
     assert len({each.family for each in architectures}) == families
-    assert len({each.activation for each in architectures}) == (1 if isinstance(config.architecture["activation"], str) else 4)
+    assert len({each.activation for each in architectures}) == (
+        1 if isinstance(config.architecture["activation"], str) else 4
+    )
     if families == 3:
         assert len({each.topology for each in architectures}) == 40
         assert {each.depth for each in architectures} == {1, 2, 3, 4}

@@ -12,7 +12,7 @@ import torch
 from experiments.data import load_shapes
 from experiments.zoo import SirenConfig, Zoo, ZooConfigError, ZooDataset, get_zoo, info, verify
 from experiments.zoo.inspection import _network_faults
-from experiments.zoo.sirens.config import parse_zoo
+from experiments.zoo.parsing import parse_zoo
 from experiments.zoo.sirens.signals import distance_field, signals_of
 
 SMALL: dict[str, Any] = {

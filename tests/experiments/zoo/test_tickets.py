@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from experiments.data import ImageData, load_images
 from experiments.zoo import TicketConfig, Zoo, ZooConfig, ZooConfigError, ZooError, get_zoo, info, verify
+from experiments.zoo.parsing import parse_zoo
 from experiments.zoo.sampling import Recipe, initial_weights, training_set
-from experiments.zoo.sirens.config import parse_zoo
 from experiments.zoo.tickets.pruning import find_tickets, held_out_accuracy, largest, ticket_accuracies
 from experiments.zoo.training import train_stack
 from tests.experiments.zoo.configs import CONFIGS, of_kind
