@@ -145,7 +145,8 @@ def _provenance(records: Sequence[Record], report: Mapping[str, Any]) -> str:
     trials = records[0]["config"].get("tuning", {}).get("trials", "?")
     command = f"python -m experiments experiment={records[0]['experiment']} scale={records[0]['scale']}"
     if "choose" in report:
-        command += f" {report['choose']}={records[0]['variant']}"
+        variant = records[0]["variant"]
+        command += " " + report.get("variants", {}).get(variant, f"{report['choose']}={variant}")
     return (
         f"`{command}`: seeds {seeds}; zoo `{str(records[0]['zoo'])[:12]}`; settings tried per method on validation: "
         f"{trials}; torch {torch}; commit {commits}."

@@ -96,6 +96,15 @@ def test_the_papers_own_networks_go_with_the_papers_sizes(name: str, zoo: str) -
     assert ImportConfig.parse(experiment.zoo).name == experiment.variant == zoo
 
 
+def test_both_stages_of_a_method_see_the_same_weights() -> None:
+    for kinds in (["sign"], None):
+        text = "null" if kinds is None else "[sign]"
+        for name in ("nft/inr_classification", "nft/ablation"):
+            experiment = parse(composed(f"experiment={name}", f"task.canonical={text}"))
+            stages = [method.trials[0].pretraining for method in experiment.methods]
+            assert [stage.task["canonical"] for stage in stages if stage is not None] == [kinds] * 3
+
+
 @pytest.mark.parametrize("override", ["optim.learning_rate=1", "tuning.trails=2", "zoo.sise=3", "colour=red"])
 def test_an_unknown_override_is_an_error(override: str) -> None:
     with pytest.raises(ConfigCompositionException, match=override.partition("=")[0]):
@@ -128,7 +137,7 @@ def test_added_keys_that_nobody_reads_are_named_with_the_known_ones() -> None:
     text = faults("+optim.momentum=0.9", "+colour=red")
     assert "colour: unknown; known are bootstrap, " in text
     text = faults("+methods.flat_mlp.epochs=3", "+trainer.max_epochs=3")
-    assert "methods.flat_mlp.epochs: unknown; known are model, one_layout, optim, trainer, tuning" in text
+    assert "methods.flat_mlp.epochs: unknown; known are model, one_layout, optim, pretraining, trainer, tuning" in text
     assert "trainer.max_epochs: unknown; known are accelerator, " in text
 
 

@@ -108,6 +108,11 @@ def test_variants_of_an_experiment_stand_apart_and_in_one_overview(tmp_path: Pat
     for variant, seeds in (("digits", "0, 1"), ("letters", "0")):
         assert f"### `{variant}`, scale `small`" in page
         assert f"experiment=paper/table scale=small zoo={variant}`: seeds {seeds};" in page
+    text = path.read_text().replace("  note:", "  variants: {letters: zoo=alphabet task.size=3}\n  note:")
+    path.write_text(text)
+    page = results_page(tmp_path / "runs", configs)
+    assert "experiment=paper/table scale=small zoo=alphabet task.size=3`: seeds 0;" in page
+    assert "experiment=paper/table scale=small zoo=digits`: seeds 0, 1;" in page
     overview = page[page.index("### MAE, accuracy") :]
     assert "| method | digits | letters |" in overview
     assert "| WeightNet | 0.300 | 0.100 |" in overview
