@@ -175,6 +175,14 @@ def test_every_method_gets_the_same_number_of_settings() -> None:
         assert method.trials[0] != method.trials[1], f"{method.name} tries one setting twice"
 
 
+@pytest.mark.parametrize("name", ["nft/inr2array", "nft/inr_classification", "nft/ablation"])
+def test_every_method_may_try_two_learning_rates(name: str) -> None:
+    for method in parse(composed(f"experiment={name}", "tuning.trials=2")).methods:
+        first, second = method.trials
+        one, two = (trial.optim if trial.pretraining is None else trial.pretraining.optim for trial in (first, second))
+        assert one.optimizer["lr"] > two.optimizer["lr"] == 5e-4
+
+
 @pytest.fixture(scope="session")
 def small_fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set in the format of Fashion-MNIST: 300 images of patches, a place for every class."""
