@@ -40,6 +40,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "imp": ("Iterative magnitude pruning", "#e09f3e"),
     "random_ticket": ("Random mask", "#b8b8b8"),
     "initial_magnitude": ("Magnitude of initial weights", "#8c6d46"),
+    "nfn_np_without_latent": ("NFN, NP, no latent", "#d0a9e0"),
     "nfn_pt_without_norm": ("NFN, pointwise, no layer norm", "#e4d4ec"),
     "unedited": ("Unedited", "#b8b8b8"),
     "nfn_np_2_parallel": ("NFN, NP, 2 averaged", "#9a5bb8"),

@@ -6,12 +6,13 @@ from graphnets.nfn.linear import HNPLinear, NPLinear, PermutationLinear, Pointwi
 from graphnets.nfn.model import NFN, NeuralFunctional
 from graphnets.nfn.normalisation import ChannelDropout, ChannelNorm, TensorNorm
 from graphnets.nfn.pooling import HNPPool, NPPool, PermutationPool
-from graphnets.nfn.tickets import Tickets, TicketVAE
+from graphnets.nfn.tickets import DirectTicket, Tickets, TicketVAE
 
 __all__ = [
     "NFN",
     "ChannelDropout",
     "ChannelNorm",
+    "DirectTicket",
     "FourierFeatures",
     "GivenTicket",
     "HNPLinear",

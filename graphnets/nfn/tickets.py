@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from graphnets.nfn.normalisation import ChannelNorm
 from graphnets.pieces import Pieces
 from graphnets.weight_input import WeightInput
 
-__all__ = ["TicketVAE", "Tickets", "by_tensor", "in_a_row"]
+__all__ = ["DirectTicket", "TicketVAE", "Tickets", "by_tensor", "in_a_row"]
 
 
 class Tickets(NamedTuple):
@@ -184,3 +184,43 @@ class TicketVAE(nn.Module):
         parts = mean.zip(deviation, lambda m, s: 0.5 * (m.square() + (2 * s).exp() - 1) - s)
         divergence = in_a_row(parts, structure).sum(1, keepdim=True)
         return torch.cat([in_a_row(self.scores(initial, latent), structure), divergence], 1)
+
+
+class DirectTicket(nn.Module):
+    """Scores of weights straight from a functional of the initial weights, without a latent.
+
+    Args:
+        structure: what the networks share.
+        targets: numbers per network in the result, weights + 1; not needed.
+        functional: makes the functional, called with ``structure`` and ``targets=None``: any model that gives new
+            weights, such as `NFN`, `NFT` or `NeuronGNN`.
+
+    Shapes:
+        - tickets: of B networks, whose masks are not read
+        - result: ``[B, weights + 1]`` as of `TicketVAE`, the divergence 0
+
+    >>> from functools import partial
+    >>> from converters import to_graph
+    >>> from graphnets import NFN
+    >>> graph = to_graph(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3)))
+    >>> DirectTicket(graph.structure, functional=partial(NFN, channels=[4]))(Tickets(graph, {})).shape
+    torch.Size([1, 52])
+    """
+
+    def __init__(
+        self, structure: Structure, targets: int | None = None, *, functional: Callable[..., nn.Module]
+    ) -> None:
+        super().__init__()
+        self.structure = structure
+        self.functional = functional(structure=structure, targets=None)
+
+    def fit_statistics(self, batches: Iterable[Any]) -> None:
+        """Let the functional take the statistics of its inputs, if it has any."""
+        fit: Callable[[Iterable[Any]], Any] | None = getattr(self.functional, "fit_statistics", None)
+        if fit is not None:
+            fit(tickets.networks for tickets in batches)
+
+    def forward(self, tickets: Tickets) -> Tensor:
+        """Predict scores."""
+        scores = in_a_row(self.functional(tickets.networks), self.structure)
+        return torch.cat([scores, scores.new_zeros(len(scores), 1)], 1)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from converters import Structure, WeightSpaceFeatures, permute, sample_permutation, to_graphs, weight_space
-from graphnets.nfn import GivenTicket, Tickets, TicketVAE
+from graphnets import NFN, NFT, NeuronGNN
+from graphnets.nfn import DirectTicket, GivenTicket, Tickets, TicketVAE
 from graphnets.nfn.tickets import by_tensor, in_a_row
 from graphnets.testing import PermutationAction, assert_equivariant
 
@@ -92,6 +93,24 @@ def test_in_training_the_divergence_is_that_of_the_encoder_and_masks_are_read() 
     assert not torch.allclose(found[:, :-1], model(tickets)[:, :-1], atol=1e-3)
     found.sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.encoder.layers.parameters())
+
+
+@pytest.mark.parametrize("functional", [NFN, NFT, NeuronGNN])
+def test_any_functional_of_weights_gives_scores_that_move_with_the_neurons(
+    functional: type[nn.Module], seeded: torch.Generator
+) -> None:
+    structure = structures()["mlp"]
+    tickets = tickets_of(structure)
+    model = DirectTicket(structure, functional=functional)
+    model.fit_statistics([tickets])
+    model = model.double().eval()
+    found = model(Tickets(tickets.networks, {}))
+    true, false = (sample_permutation(structure, seeded, coupled=coupled) for coupled in (True, False))
+    for permutation, moves in ((true, True), (false, False)):
+        moved = model(Tickets(permute(tickets.networks, permutation), {}))
+        expected = in_a_row(permute(by_tensor(found[:, :-1], structure), permutation), structure)
+        error = float(((moved[:, :-1] - expected).abs().max() / expected.std()).detach())
+        assert (error < 1e-9) if moves else (error > 1e-3)
 
 
 def test_rows_and_tensors_are_each_others_inverse() -> None:
