@@ -26,8 +26,20 @@ def store_pictures(folder: Path, pictures: Mapping[str, Mapping[str, Tensor]]) -
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
+def _stored(folder: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Setting to row to pictures, in the order in which they were stored."""
+    found: dict[str, dict[str, NDArray[np.float32]]] = {}
+    with np.load(folder / FILE, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            setting, _, row = name.partition("/")
+            found.setdefault(setting, {})[row] = arrays[name]
+    return found
+
+
 def save_pictures(folders: Mapping[str, Path], target: Path) -> list[Path]:
     """A figure for every setting, with the last row of every method below the rows that all methods share.
+
+    A method whose pictures are those of a shared row, such as one that changes nothing, has no row of its own.
 
     Args:
         folders: methods to folders, of which those count in which pictures are stored.
@@ -40,11 +52,11 @@ def save_pictures(folders: Mapping[str, Path], target: Path) -> list[Path]:
     for method, folder in folders.items():
         if not (folder / FILE).exists():
             continue
-        with np.load(folder / FILE, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                setting, _, row = name.partition("/")
-                last = name == [each for each in arrays.files if each.startswith(f"{setting}/")][-1]
-                settings.setdefault(setting, {})[method_label(method) if last else row] = arrays[name]
+        for setting, found in _stored(folder).items():
+            *shared, own = found
+            rows = settings.setdefault(setting, {row: found[row] for row in shared})
+            if not any(np.allclose(found[own], found[row], atol=1e-6) for row in shared):
+                rows[method_label(method)] = found[own]
     return [
         path
         for setting, rows in settings.items()

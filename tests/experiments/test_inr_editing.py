@@ -36,6 +36,7 @@ SMALL: dict[str, Any] = {
     "limit": 40,
     "executor": "in_process",
 }
+SIREN = "siren-2-8-8-1-w10-sine"
 OPERATIONS: dict[str, dict[str, Any]] = {"dilate": {"size": 2}, "contrast": {"clip": 2.0, "tiles": 2}}
 
 
@@ -86,7 +87,7 @@ def test_what_cannot_be_is_refused_with_a_remedy(sirens: Zoo, tiny_zoo: Zoo) -> 
     with pytest.raises(ValueError, match=r"trainer.loss='mae': images are learned by their squared error"):
         InrEditing(sirens, OPERATIONS, [4, 4]).objective("mae")
     with pytest.raises(ValueError, match="17 targets are no images of 4 x 4 pixels"):
-        UneditedImages(sirens.structures["siren-2-8-8-1-w10-sine"], 17, [4, 4])
+        UneditedImages(sirens.structures[SIREN], 17, [4, 4])
     header = {**sirens.header, "config": {k: v for k, v in sirens.header["config"].items() if k != "data"}}
     with pytest.raises(ValueError, match="has no images at hand; edit what its networks draw: source=render"):
         InrEditing(Zoo(sirens.path, header), OPERATIONS, [4, 4]).dataset("test")
@@ -174,11 +175,14 @@ def test_pictures_show_networks_before_wanted_and_after(task: InrEditing, tmp_pa
         assert not torch.allclose(rows["drawn"], rows["edited"])
     store_pictures(tmp_path / "nfn_np", pictures)
     store_pictures(tmp_path / "nft", pictures)
-    folders = {name: tmp_path / name for name in ("nfn_np", "nft", "absent")}
+    still = Predictor([(UneditedImages(task.zoo.structures[SIREN], task.outputs, task.pixels), task.objective())])
+    store_pictures(tmp_path / "unedited", task.pictures(still))
+    folders = {name: tmp_path / name for name in ("nfn_np", "nft", "absent", "unedited")}
     files = save_pictures(folders, tmp_path / "figures")
     assert [path.name for path in files if path.suffix == ".png"] == ["pictures_dilate.png", "pictures_contrast.png"]
     assert matplotlib.image.imread(files[0]).std() > 0.1
     svg = files[1].read_text()
     assert "NFT" in svg
+    assert "Unedited" not in svg
     assert "wanted" in svg
     assert "edited" not in svg
