@@ -154,7 +154,7 @@ def test_convert_to_graphml_and_to_a_structure(module: str, tmp_path: Path) -> N
             ["convert", "some_networks:tiny", "-o", "graph.xyz"],
             "the suffix must be one of .safetensors, .graphml, .json",
         ),
-        (["zoo", "generate", "digits_mpl"], "known zoos are digits_cnn, digits_cnn_shared, digits_mixed"),
+        (["zoo", "generate", "digits_mpl"], "digits_mixed, digits_mixed_shared, digits_mlp, "),
         (["zoo", "info", "nowhere"], "nowhere"),
     ],
 )
