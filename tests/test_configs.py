@@ -102,7 +102,9 @@ def test_both_stages_of_a_method_see_the_same_weights() -> None:
         for name in ("nft/inr_classification", "nft/ablation"):
             experiment = parse(composed(f"experiment={name}", f"task.canonical={text}"))
             stages = [method.trials[0].pretraining for method in experiment.methods]
-            assert [stage.task["canonical"] for stage in stages if stage is not None] == [kinds] * 3
+            seen = [stage.task["canonical"] for stage in stages if stage is not None]
+            assert len(seen) >= 3
+            assert all(each == kinds for each in seen)
 
 
 @pytest.mark.parametrize("override", ["optim.learning_rate=1", "tuning.trails=2", "zoo.sise=3", "colour=red"])
