@@ -12,6 +12,7 @@ from converters import Structure, WeightSpaceFeatures
 from graphnets.layered import Networks
 from graphnets.nfn.encodings import FourierFeatures, IOEncoding
 from graphnets.nfn.model import prediction_head
+from graphnets.nfn.pooling import HNPPool
 from graphnets.nft.block import NFTBlock
 from graphnets.nft.cross_attention import QueryPool
 from graphnets.nft.rows import Project, Rows, Unproject
@@ -19,7 +20,7 @@ from graphnets.weight_input import WeightInput
 
 __all__ = ["NFT"]
 
-POOLS = ("attention", "mean")
+POOLS = ("attention", "mean", "hnp")
 
 
 class NFT(nn.Module):
@@ -27,7 +28,7 @@ class NFT(nn.Module):
 
     Weights are lifted to random Fourier features, inputs and outputs are marked, every tensor is projected to the same
     channels (with its layer encoding, Eq. 8), and the blocks follow. With ``targets`` the model is invariant: learned
-    queries read the result (Eq. 9), or each tensor's mean is taken, and a perceptron predicts. Without, it is
+    queries read the result (Eq. 9), or means are taken, and a perceptron predicts. Without, it is
     equivariant and gives ``out_channels`` per weight: one for new weights, more for several sets of them.
 
     Deviations from the paper: weights are standardised tensor by tensor; the last block is followed by a LayerNorm; and
@@ -37,8 +38,10 @@ class NFT(nn.Module):
         structure: what the networks share (activations may differ).
         targets: predicted numbers per network; None for an equivariant model.
         channels, blocks, heads, terms, global_term, hidden: of the blocks, see `NFTBlock`.
-        pool: ``"attention"`` or ``"mean"``.
-        queries, pooled_channels: of the attention's result; ``pooled_channels`` is ``channels`` if None.
+        pool: ``"attention"``; ``"mean"`` of every tensor; or ``"hnp"``, in which inputs and outputs keep means of their
+            own (`HNPPool`).
+        queries, pooled_channels: of the attention's result; ``pooled_channels`` is ``channels`` if None, also of what
+            ``"hnp"`` pools.
         head: widths of the predicting perceptron; None: no perceptron, the ``queries * pooled_channels`` numbers that
             the queries read are the result.
         fourier: None, or the scale of the random Fourier features; ``fourier_channels`` says how many.
@@ -118,8 +121,13 @@ class NFT(nn.Module):
             self.leave = Unproject(structure, channels, out_channels, symmetry, buffers)
             return
         pooled_channels = channels if pooled_channels is None else pooled_channels
-        self.pool = QueryPool(channels, pooled_channels, queries, heads) if pool == "attention" else None
-        inputs = queries * pooled_channels if pool == "attention" else len(self.rows.lengths) * channels
+        self.pool: QueryPool | _PlacePool | None = None
+        inputs = len(self.rows.lengths) * channels
+        if pool == "attention":
+            self.pool, inputs = QueryPool(channels, pooled_channels, queries, heads), queries * pooled_channels
+        elif pool == "hnp":
+            self.pool = _PlacePool(structure, channels, pooled_channels, symmetry, buffers)
+            inputs = self.pool.pool.out_features
         inputs += self.read.known_features
         if head is None and inputs != targets:
             raise ValueError(f"head=None gives {inputs} numbers, not {targets}; change queries or pooled_channels")
@@ -148,4 +156,20 @@ class NFT(nn.Module):
             return new
         pooled = self.rows.pool(rows) if self.pool is None else self.pool(rows)
         out: Tensor = self.head(torch.cat([pooled.flatten(1), self.read.known(batch)], -1))
+        return out
+
+
+class _PlacePool(nn.Module):
+    """Rows as weights again, which `HNPPool` reads: inputs and outputs keep numbers of their own."""
+
+    def __init__(
+        self, structure: Structure, channels: int, out_channels: int, symmetry: str, buffers: bool = False
+    ) -> None:
+        super().__init__()
+        self.leave = Unproject(structure, channels, out_channels, symmetry, buffers)
+        self.pool = HNPPool(structure, out_channels, buffers=buffers)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[B, N, channels]`` to ``[B, out_features]``."""
+        out: Tensor = self.pool(self.leave(rows))
         return out

@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "mean": {"pool": "mean", "terms": "adjacent", "io_encoding": "learned", "fourier": None},
     "hnp": {"symmetry": "hnp", "global_term": "full", "io_encoding": None, "pooled_channels": 4, "activations": True},
+    "places": {"pool": "hnp", "pooled_channels": 4},
 }
 
 
@@ -181,7 +182,7 @@ def test_what_cannot_be_read_is_refused() -> None:
         model(stack(structures()["deep"], 2))
     with pytest.raises(ValueError, match="needs its structure"):
         NFT(None, 3)
-    with pytest.raises(ValueError, match="pool='max' is unknown; choose one of attention, mean"):
+    with pytest.raises(ValueError, match="pool='max' is unknown; choose one of attention, mean, hnp"):
         NFT(structures()["mlp"], 3, pool="max")
 
 
