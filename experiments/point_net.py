@@ -21,14 +21,15 @@ class PointNet(nn.Module):
     What the points of shapes allow, to compare with what weights of their distance fields do (Zhou et al. 2023,
     arXiv:2302.14040, section E.2). It does not change when points are reordered, and knows nothing of neurons.
 
-    Deviations from the paper: without its networks that transform points and features.
+    Deviations from the paper: without its networks that transform points and features, and without batch norm after the
+    maximum, where a batch may be of one shape.
 
     Args:
         structure: not used; a batch brings the points of its shapes, see `experiments.tasks.ShapeClassification`.
         targets: predicted numbers per shape.
         points: how many of each shape are read: new ones at every step of training, else the first ones.
         channels: of the perceptron on points, each with batch norm and ReLU.
-        head: widths of the hidden layers after the maximum, likewise.
+        head: widths of the hidden layers after the maximum.
         dropout: before the last layer.
 
     Shapes:
@@ -58,7 +59,7 @@ class PointNet(nn.Module):
         self.each = nn.Sequential(*layers)
         layers = []
         for each in head:
-            layers += [nn.Linear(width, each), nn.BatchNorm1d(each), nn.ReLU()]
+            layers += [nn.Linear(width, each), nn.ReLU()]
             width = each
         self.together = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(width, targets))
 

@@ -149,7 +149,7 @@ class VectorClassifier(nn.Module):
         self.latent, self.targets = latent, targets
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(latent, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(latent, width), _BatchNorm(width), nn.ReLU(), nn.Dropout(dropout)]
             latent = width
         self.network = nn.Sequential(*layers, nn.Linear(latent, targets))
 
@@ -162,6 +162,16 @@ class VectorClassifier(nn.Module):
         """Predict."""
         out: Tensor = self.network(vectors)
         return out
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch norm that takes its running statistics for a batch of one, which has no deviation."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise ``[B, C]``."""
+        alone = self.training and len(values) == 1
+        statistics = self.running_mean, self.running_var, self.weight, self.bias
+        return nn.functional.batch_norm(values, *statistics, eps=self.eps) if alone else super().forward(values)
 
 
 class _RowEncoder(nn.Module):

@@ -134,3 +134,5 @@ def test_vectors_are_classified_one_by_one_when_learning_is_over() -> None:
     model.eval()
     assert torch.allclose(model(vectors)[2:3], model(vectors[2:3]))
     assert model(vectors).shape == (7, 4)
+    model.train()
+    assert bool(model(vectors[:1]).isfinite().all())
