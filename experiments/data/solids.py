@@ -143,7 +143,7 @@ def solids(
     """Shapes of the ten classes of `SOLIDS`, equally many of each (up to one); no download is needed.
 
     Each has its own proportions, a radius of .6 to .9 about its centre of mass, any angle about the vertical axis, and
-    a lean. Shape number n does not depend on how many there are.
+    a lean. The first coordinate is the vertical one. Shape number n does not depend on how many there are.
 
     Args:
         pool_shapes, test_shapes: how many to learn from, and how many are held out.
@@ -162,7 +162,7 @@ def solids(
         vertices, faces = makers[number % len(makers)](draw)
         sampled = unit_sphere(sample_surface(vertices, faces, points, draw)) * draw.uniform(0.6, 0.9)
         placed: np.ndarray = sampled @ _pose(draw, tilt).T
-        return placed.astype(np.float32)
+        return np.roll(placed, 1, axis=1).astype(np.float32)
 
     clouds = [
         torch.from_numpy(np.stack([cloud(part, number) for number in range(count)]))
