@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,9 +22,11 @@ FILE = "pictures.npz"
 
 def store_pictures(folder: Path, pictures: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Keep what `experiments.tasks.task.Picturing` shows of one method in its folder."""
-    arrays = {f"{setting}/{row}": each.numpy() for setting, rows in pictures.items() for row, each in rows.items()}
+    arrays: dict[str, Any] = {
+        f"{setting}/{row}": each.numpy() for setting, rows in pictures.items() for row, each in rows.items()
+    }
     with atomic_path(folder / FILE) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
+        np.savez_compressed(stream, **arrays)
 
 
 def _stored(folder: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
