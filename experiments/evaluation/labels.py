@@ -46,6 +46,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "nfn_np_without_latent": ("NFN, NP, no latent", "#d0a9e0"),
     "nfn_pt_without_norm": ("NFN, pointwise, no layer norm", "#e4d4ec"),
     "unedited": ("Unedited", "#b8b8b8"),
+    "neuron_gnn_probes": ("NeuronGNN with probes", "#52b788"),
     "nfn_np_2_parallel": ("NFN, NP, 2 averaged", "#9a5bb8"),
     "nfn_np_4_parallel": ("NFN, NP, 4 averaged", "#8e4aae"),
     "nfn_np_8_parallel": ("NFN, NP, 8 averaged", "#8239a4"),

@@ -40,6 +40,7 @@ class NeuronGNN(NeuronNetwork):
         weight_noise: relative Gaussian noise on weights while training.
         encodings: of neurons and edges, see `NodeEncoding` and `EdgeEncoding`.
         kernel_size: the largest kernel, if no structure is given.
+        probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
         out_channels: of new weights.
 
     Shapes:
@@ -67,6 +68,7 @@ class NeuronGNN(NeuronNetwork):
         weight_noise: float = 0.0,
         encodings: Sequence[str] = NeuronNetwork.ENCODINGS,
         kernel_size: Sequence[int] = (3, 3),
+        probes: int = 0,
         out_channels: int = 1,
     ) -> None:
         super().__init__(
@@ -86,5 +88,6 @@ class NeuronGNN(NeuronNetwork):
             weight_noise=weight_noise,
             encodings=encodings,
             kernel_size=kernel_size,
+            probes=probes,
             out_channels=out_channels,
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import NeuronGraphs, StructureMismatch, sample_permutation, to_graphs, trace
-from graphnets import NeuralGraphGNN, NeuronTransformer
+from graphnets import NeuralGraphGNN, NeuronGNN, NeuronTransformer
 from graphnets.layered import Layered
 from graphnets.message_passing.probes import ProbeFeatures, watched
 from graphnets.testing import (
@@ -20,7 +20,7 @@ from graphnets.testing import (
 
 from .networks import attention_structure, cnn, mlp, random_weights, stack, structures
 
-KINDS: list[Any] = [NeuralGraphGNN, NeuronTransformer]
+KINDS: list[Any] = [NeuralGraphGNN, NeuronGNN, NeuronTransformer]
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
