@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -44,7 +44,7 @@ ROOT_KEYS = frozenset(
     }
 )
 SPLIT_KEYS = frozenset({"name", "by", "held_out", "share", "validation", "seed"})
-METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning", "one_layout", "pretraining"})
+METHOD_KEYS = frozenset({"model", "optim", "trainer", "tuning", "one_layout", "pretraining", "task"})
 PRETRAINING_KEYS = frozenset({"task", "model", "optim", "trainer", "mixup"})
 
 
@@ -142,13 +142,15 @@ class Settings:
 class Method:
     """A row of the tables: its name, the settings it may try, and what each of them changes.
 
-    With ``one_layout`` it is left out where networks differ in their layout.
+    With ``one_layout`` it is left out where networks differ in their layout; ``task`` changes options of the task for
+    it alone, such as how networks are brought into a common form.
     """
 
     name: str
     trials: tuple[Settings, ...]
     changes: tuple[dict[str, Any], ...]
     one_layout: bool = False
+    task: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -259,9 +261,12 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
         if built is not None and (stage is None or first is not None):
             chosen = None if stage is None or first is None else Pretraining(stage["task"], *first, stage["mixup"])
             trials.append(Settings(*built, chosen))
+    for path, known in _strangers(plain["task"], values.get("task") or {}):
+        faults.append(f"{where}.task.{path}: unknown here; known are {known}")
     if len(faults) > before:
         return None
-    return Method(name, tuple(trials), tuple(listed[:wanted]), bool(values.get("one_layout", False)))
+    own = values.get("task") or {}
+    return Method(name, tuple(trials), tuple(listed[:wanted]), bool(values.get("one_layout", False)), own)
 
 
 def _fitting(where: str, plain: Mapping[str, Any], values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:

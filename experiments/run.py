@@ -77,7 +77,7 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
         Job(
             method,
             seed,
-            experiment.task,
+            {**experiment.task, **method.task},
             networks.for_seed(seed),
             folder / "methods" / method.name / f"seed{seed}",
             experiment.threads,

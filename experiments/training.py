@@ -49,6 +49,14 @@ class StandardisingModel(Protocol):
         """Take the statistics from all batches of networks."""
 
 
+@runtime_checkable
+class WithExtraLoss(Protocol):
+    """A model that adds a loss of its own to the task's while it is trained."""
+
+    def extra_loss(self, networks: Any) -> Tensor:
+        """The loss of a batch of networks, a scalar."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a training left behind.
@@ -157,6 +165,8 @@ class Learner(LightningModule):
         """The loss of one batch."""
         networks, target = batch
         loss = self.objective.loss(self.model(networks), target)
+        if isinstance(self.model, WithExtraLoss):
+            loss = loss + self.model.extra_loss(networks)
         self._sum, self._count = self._sum + float(loss.detach()) * len(target), self._count + len(target)
         return loss
 

@@ -139,7 +139,10 @@ def test_added_keys_that_nobody_reads_are_named_with_the_known_ones() -> None:
     text = faults("+optim.momentum=0.9", "+colour=red")
     assert "colour: unknown; known are bootstrap, " in text
     text = faults("+methods.flat_mlp.epochs=3", "+trainer.max_epochs=3")
-    assert "methods.flat_mlp.epochs: unknown; known are model, one_layout, optim, pretraining, trainer, tuning" in text
+    assert (
+        "methods.flat_mlp.epochs: unknown; known are model, one_layout, optim, pretraining, task, trainer, tuning"
+        in text
+    )
     assert "trainer.max_epochs: unknown; known are accelerator, " in text
 
 

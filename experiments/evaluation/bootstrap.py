@@ -93,8 +93,10 @@ RESAMPLED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "rmse": lambda counts, prediction, truth: np.sqrt(_mse(counts, prediction, truth)),
     "accuracy": lambda counts, prediction, truth: _mean(counts, (prediction == truth).astype(np.float64)),
     "ticket_accuracy": lambda counts, prediction, truth: _mean(counts, prediction),
+    "agreement": lambda counts, prediction, truth: _mean(counts, prediction),
 }
-"""Metrics of predictions and truths: of a classifier numbers of classes, of winning tickets the accuracies reached."""
+"""Metrics of predictions and truths: of a classifier numbers of classes, of winning tickets the accuracies reached, of
+networks that came back how far they agree with those that were there."""
 
 
 def resampled_metric(metric: str, counts: Floats, prediction: Floats, truth: Floats) -> Floats:

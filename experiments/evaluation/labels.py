@@ -68,8 +68,8 @@ COLUMNS = {
     "train_accuracy": "training accuracy",
     "mse": "MSE",
     "train_mse": "training MSE",
-    "relative_mse": "MSE relative to the mean image's",
-    "train_relative_mse": "training MSE relative to the mean image's",
+    "relative_mse": "MSE relative to the training mean's",
+    "train_relative_mse": "training MSE relative to the training mean's",
     "psnr": "PSNR, dB",
     "train_psnr": "training PSNR, dB",
     "ticket_accuracy": "accuracy of tickets",
@@ -77,6 +77,14 @@ COLUMNS = {
     "kept": "weights kept",
     "largest": "largest probabilities",
     "drawn": "drawn by probabilities",
+    "agreement": "agreement",
+    "correlation": "correlation of outputs",
+    "cosine": "cosine of outputs",
+    "class_entropy": "entropy of the classes given",
+    "accuracy_drop": "drop of accuracy",
+    "images": "test images",
+    "noise_agreement": "agreement on noise",
+    "noise_class_entropy": "entropy of the classes given to noise",
 }
 
 

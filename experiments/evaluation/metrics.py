@@ -43,6 +43,13 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "train_psnr": True,
     "ticket_accuracy": True,
     "ticket_recall": True,
+    "agreement": True,
+    "correlation": True,
+    "cosine": True,
+    "class_entropy": True,
+    "accuracy_drop": False,
+    "noise_agreement": True,
+    "noise_class_entropy": True,
 }
 """Which way each metric points."""
 

@@ -31,6 +31,7 @@ __all__ = ["Summary"]
 DETAILED = (
     *("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse", "relative_mse", "psnr"),
     *("ticket_accuracy", "ticket_recall", "kept"),
+    *("agreement", "correlation", "cosine", "class_entropy", "accuracy_drop", "noise_agreement"),
 )
 NUMBERS = {"mae": 1, "r2": 2}
 """Of WeightNet's tables."""
@@ -161,7 +162,7 @@ class Summary:
         """An overview, the paper's Tables 1 to 4 (3 and 4 for every method), tau, paired differences."""
         spans = self.intervals()
         tables = [self._overview()]
-        for metric in ("mae", "r2", "tau", "accuracy", "mse", "ticket_accuracy"):
+        for metric in ("mae", "r2", "tau", "accuracy", "mse", "ticket_accuracy", "agreement"):
             number = NUMBERS.get(metric)
             if metric not in self.resampled:
                 continue

@@ -10,6 +10,7 @@ from experiments.tasks.inr_reconstruction import InrReconstruction
 from experiments.tasks.objective import LOSSES, Objective
 from experiments.tasks.shape_classification import ShapeClassification
 from experiments.tasks.task import Task
+from experiments.tasks.weight_coding import WeightCoding
 from experiments.tasks.winning_tickets import WinningTickets
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "Objective",
     "ShapeClassification",
     "Task",
+    "WeightCoding",
     "WinningTickets",
 ]

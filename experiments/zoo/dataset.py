@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,10 @@ class ZooDataset:
                 self._place[here, 1] = torch.arange(start, start + len(here))
                 start += len(here)
             self._stacks.append({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+
+    def map_weights(self, change: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]) -> None:
+        """Puts what ``change`` makes of each stack of networks in its place; names and shapes must stay."""
+        self._stacks = [dict(change(stack)) for stack in self._stacks]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,21 +3,28 @@
 from graphnets.contrastive.alignment import align_to_mean
 from graphnets.contrastive.autoencoder import CodeAutoencoder, autoencoder_loss, weight_views
 from graphnets.contrastive.behaviour import behaviour_loss, recalibrated
+from graphnets.contrastive.coders import AutoencoderCoder, GraphCoder, LinearCoder, SequenceCoder, WeightCoder
 from graphnets.contrastive.compression import WeightCompression
 from graphnets.contrastive.encoders import ResultsEncoder, SharedEncoder, class_means
 from graphnets.contrastive.losses import chance_nt_xent, nt_xent
 from graphnets.contrastive.retrieval import recall_at
+from graphnets.contrastive.rows import from_rows, to_rows
 from graphnets.contrastive.sampling import ConditionalFlow, ResidualDensity, interpolated
 from graphnets.contrastive.sequential import SequentialAutoencoder
 from graphnets.contrastive.tokens import WeightTokens
 
 __all__ = [
+    "AutoencoderCoder",
     "CodeAutoencoder",
     "ConditionalFlow",
+    "GraphCoder",
+    "LinearCoder",
     "ResidualDensity",
     "ResultsEncoder",
+    "SequenceCoder",
     "SequentialAutoencoder",
     "SharedEncoder",
+    "WeightCoder",
     "WeightCompression",
     "WeightTokens",
     "align_to_mean",
@@ -25,9 +32,11 @@ __all__ = [
     "behaviour_loss",
     "chance_nt_xent",
     "class_means",
+    "from_rows",
     "interpolated",
     "nt_xent",
     "recalibrated",
     "recall_at",
+    "to_rows",
     "weight_views",
 ]

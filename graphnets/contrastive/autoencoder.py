@@ -12,8 +12,9 @@ from torch.nn import functional
 from converters import Structure
 from graphnets.baselines.augment import draw_orders, permuted_positions
 from graphnets.contrastive.losses import nt_xent
+from graphnets.contrastive.rows import from_rows, held, to_rows
 
-__all__ = ["CodeAutoencoder", "autoencoder_loss", "weight_views"]
+__all__ = ["CodeAutoencoder", "autoencoder_loss", "perceptron", "weight_views"]
 
 
 def weight_views(
@@ -35,21 +36,17 @@ def weight_views(
     """
     if not 0 <= erase < 1:
         raise ValueError(f"erase={erase} is not between 0 and 1")
-    own = [p for p in structure.parameters if p.alias_of is None]
-    rows = torch.cat([weights[p.name].reshape(len(weights[p.name]), -1).double() for p in own], 1)
+    rows = to_rows(weights, structure, torch.float64)
     if permute:
         orders = draw_orders(structure, len(rows))
         rows = rows.gather(1, permuted_positions(structure, orders, buffers=True).to(rows.device).expand_as(rows))
-    out: dict[str, Tensor] = {}
-    for parameter, part in zip(own, rows.split([p.numel for p in own], 1), strict=True):
-        before = weights[parameter.name]
-        if erase and before.is_floating_point() and not parameter.buffer:
-            part = part * (torch.rand(part.shape) >= erase).to(part)
-        out[parameter.name] = part.to(before.dtype).reshape(before.shape)
-    for parameter in structure.parameters:
-        if parameter.alias_of is not None:
-            out[parameter.name] = out[parameter.alias_of]
-    return out
+    if erase:
+        fixed = [p.buffer or p.dtype != structure.dtype for p in held(structure)]
+        lengths = torch.tensor([p.numel for p in held(structure)])
+        kept = (torch.rand(rows.shape) >= erase) | torch.tensor(fixed).repeat_interleave(lengths)
+        rows = rows * kept.to(rows)
+    found = from_rows(rows, structure)
+    return {name: tensor.to(weights[name]) for name, tensor in found.items()}
 
 
 class CodeAutoencoder(nn.Module):
@@ -76,8 +73,8 @@ class CodeAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.unit = unit
-        self.encoder = _perceptron([inputs, *hidden, latent], dropout)
-        self.decoder = _perceptron([latent, *reversed(hidden), inputs], dropout)
+        self.encoder = perceptron([inputs, *hidden, latent], dropout)
+        self.decoder = perceptron([latent, *reversed(hidden), inputs], dropout)
 
     def encode(self, codes: Tensor) -> Tensor:
         """Latents of codes."""
@@ -127,7 +124,8 @@ def autoencoder_loss(
     return loss
 
 
-def _perceptron(widths: Sequence[int], dropout: float) -> nn.Sequential:
+def perceptron(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers from the first width to the last, GELU and dropout between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
         layers += [nn.Linear(inputs, outputs), nn.GELU(), nn.Dropout(dropout)]

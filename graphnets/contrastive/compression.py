@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from converters import Structure
-from converters.weights import checked_weights
+from graphnets.contrastive.rows import from_rows, held, to_rows
 
 __all__ = ["WeightCompression"]
 
@@ -84,10 +83,9 @@ class WeightCompression(nn.Module):
             raise ValueError(f"rank={rank} must be positive")
         self.structure, self.rank, self.per, self.scale = structure, rank, per, scale
         self.variance_threshold, self.dimension_limit = variance_threshold, dimension_limit
-        own = [p for p in structure.parameters if p.alias_of is None and p.numel]
-        self.sizes = {p.name: p.numel for p in own}
+        own = held(structure)
         self.blocks = [[p.name] for p in own] if per == "parameter" else [[p.name for p in own]]
-        self.lengths = [sum(self.sizes[name] for name in block) for block in self.blocks]
+        self.lengths = [p.numel for p in own] if per == "parameter" else [sum(p.numel for p in own)]
         limits = [min(rank, length) if length > dimension_limit else length for length in self.lengths]
         self.register_buffer("modes", torch.full((len(self.blocks),), -1))
         self.register_buffer("ranks", torch.zeros(len(self.blocks), dtype=torch.long))
@@ -113,6 +111,11 @@ class WeightCompression(nn.Module):
         """Numbers in the code of a network."""
         self._check_fitted()
         return int(self.ranks.sum())
+
+    @property
+    def code_limit(self) -> int:
+        """Numbers in a code at most, known before anything is fitted."""
+        return len(self.centre)
 
     def mode_of(self, name: str) -> str:
         """How a parameter is compressed: ``mean``, ``centred`` or ``components``."""
@@ -209,28 +212,11 @@ class WeightCompression(nn.Module):
             elif mode == COMPONENTS:
                 part = part @ self._components(number)[: part.shape[1]]
             rows.append(part)
-        return self._weights(torch.cat(rows, 1) + self.means)
+        return from_rows(torch.cat(rows, 1) + self.means, self.structure)
 
     def _rows(self, weights: Mapping[str, Tensor]) -> Tensor:
         """All numbers of every network, ``[n, N]``."""
-        checked = checked_weights(weights, self.structure, stacked=True)
-        held = [checked[name] for block in self.blocks for name in block]
-        return torch.cat([tensor.reshape(len(tensor), -1).to(self.means) for tensor in held], 1)
-
-    def _weights(self, rows: Tensor) -> dict[str, Tensor]:
-        names = [name for block in self.blocks for name in block]
-        parts = dict(zip(names, rows.split([self.sizes[name] for name in names], 1), strict=True))
-        out: dict[str, Tensor] = {}
-        for parameter in self.structure.parameters:
-            if parameter.alias_of is not None:
-                out[parameter.name] = out[parameter.alias_of]
-                continue
-            dtype: Any = getattr(torch, parameter.dtype)
-            value = parts[parameter.name] if parameter.numel else rows.new_zeros(len(rows), 0)
-            value = value if dtype.is_floating_point else value.round()
-            value = value if parameter.dtype == self.structure.dtype else value.to(dtype)
-            out[parameter.name] = value.reshape(len(rows), *parameter.shape)
-        return out
+        return to_rows(weights, self.structure, self.means.dtype).to(self.means.device)
 
     def _components(self, number: int) -> Tensor:
         return self.get_buffer(f"components_{number}")
