@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters import Structure, WeightSpaceFeatures, execute, weight_space
+from converters import Structure, StructureMismatch, WeightSpaceFeatures, execute, weight_space
 from converters.to_state_dict import stacked_weights
 from graphnets.layered import Networks, structures_of
 
@@ -80,9 +80,15 @@ class Editor(nn.Module):
         return WeightSpaceFeatures({name: weights[name] + steps[name] * changes[name] for name in self.names})
 
     def run(self, batch: Networks, *inputs: Tensor) -> Tensor:
-        """What the edited networks compute on inputs (see `converters.execute`), averaged: ``[B, *output axes]``."""
-        structure, edited = structures_of(batch)[0], self(batch)
-        before = stacked_weights(batch, structure)
+        """What the edited networks compute on inputs (see `converters.execute`), averaged: ``[B, *output axes]``.
+
+        Raises:
+            StructureMismatch: networks of the batch differ in their activations.
+        """
+        structure, *others = {id(each): each for each in structures_of(batch)}.values()
+        if any(other != structure for other in others):
+            raise StructureMismatch("these networks share weights' shapes only; run those of one structure at a time")
+        edited, before = self(batch), stacked_weights(batch, structure)
         stack = {}
         for parameter in structure.parameters:
             own = parameter.alias_of or parameter.name

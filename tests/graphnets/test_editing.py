@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from converters import (
     Structure,
+    StructureMismatch,
     execute,
     permute,
     sample_permutation,
@@ -201,6 +202,14 @@ def test_a_parameter_of_no_neuron_is_named() -> None:
     structure = to_graph(Gain(), torch.zeros(1, 4)).structure
     with pytest.raises(ValueError, match="gain belong to no neuron and no edge"):
         NeuronGNN(structure, None)
+
+
+def test_networks_that_compute_otherwise_are_not_run_together() -> None:
+    relu, tanh = structures()["mlp"], structures()["mlp_tanh"]
+    weights = {k: v.expand(2, *v.shape[1:]) for k, v in random_weights(relu, 1).items()}
+    model = Editor(relu, EQUIVARIANT["nfn"]).double().eval()
+    with pytest.raises(StructureMismatch, match="run those of one structure at a time"):
+        model.run(to_graphs(weights, [relu, tanh]), torch.randn(5, 4).double())
 
 
 def test_repr_tells_contract_and_size() -> None:
