@@ -7,13 +7,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import torch
 
 from experiments.zoo.errors import ZooError
 
-__all__ = ["EXECUTORS", "in_process", "processes", "ray_cluster"]
+__all__ = ["EXECUTORS", "in_process", "processes", "ray_cluster", "refuse_in_import_of_script"]
+
+GUARD = "put what your script does under `if __name__ == '__main__':`, or choose zoo.executor=in_process"
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -29,7 +32,11 @@ def processes(function: Callable[[Task], Result], tasks: Sequence[Task], workers
     """Worker processes of one thread each; results come as they are ready.
 
     Workers are spawned, so a script that calls this needs the usual ``if __name__ == "__main__":``.
+
+    Raises:
+        ZooError: the script has none, or a worker was killed.
     """
+    refuse_in_import_of_script()
     count = min(workers or os.cpu_count() or 1, len(tasks))
     if count <= 1:
         yield from in_process(function, tasks, None)
@@ -39,8 +46,20 @@ def processes(function: Callable[[Task], Result], tasks: Sequence[Task], workers
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise ZooError(f"a worker process ended before its work was done; {GUARD}") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def refuse_in_import_of_script() -> None:
+    """Raise where a worker imports the script that started it, which would begin all over and wait for its parent.
+
+    Raises:
+        ZooError: always there.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ZooError(f"a worker process imports the script that started it, and came to generate a zoo; {GUARD}")
 
 
 def _begin_worker() -> None:

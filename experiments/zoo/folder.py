@@ -19,7 +19,7 @@ from converters import trace
 from experiments.data import ImageData, ShapeData
 from experiments.zoo.config import ZooConfig
 from experiments.zoo.errors import ZooError
-from experiments.zoo.executors import EXECUTORS
+from experiments.zoo.executors import EXECUTORS, refuse_in_import_of_script
 from experiments.zoo.nets import Architecture
 from experiments.zoo.sirens.config import SirenConfig
 from experiments.zoo.storage import (
@@ -78,6 +78,7 @@ def produce(
     config: Config, root: str | Path | None, progress: bool | None, production: Production[Config, Data, Task]
 ) -> Zoo:
     """Generates a zoo, or what is missing of it, and loads it; see `experiments.zoo.generate`."""
+    refuse_in_import_of_script()
     parent = zoo_root(root, config.root)
     folder = parent / config.folder_name
     with FileLock(parent / f".{config.folder_name}.lock"):

@@ -265,3 +265,21 @@ def test_a_folder_of_another_zoo_is_not_touched(small: Any, tmp_path: Path) -> N
     with pytest.raises(ZooError, match="was generated with another data"):
         get_zoo(small, tmp_path, progress=False)
     assert content(zoo) == before
+
+
+def test_a_script_without_a_guard_is_told_of_it(small: Any, tmp_path: Path) -> None:
+    """Its workers import it again; they must not wait for their own parent."""
+    script = tmp_path / "script.py"
+    config = {**small, "executor": "processes", "workers": 2}
+    script.write_text(f"from experiments.zoo import get_zoo\nget_zoo({config!r}, {str(tmp_path)!r}, progress=False)\n")
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "put what your script does under `if __name__ == '__main__':`" in done.stderr
