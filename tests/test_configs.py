@@ -228,7 +228,7 @@ def test_every_experiment_runs_at_tiny_size(
 ) -> None:
     monkeypatch.setenv("GRAPHNETS_ZOO_ROOT", str(tmp_path / "zoos"))
     monkeypatch.setenv("GRAPHNETS_DATA", str(small_fashion))
-    config = composed(f"experiment={name}", "scale=tiny", f"record={tmp_path / 'records'}")
+    config = composed(f"experiment={name}", "scale=tiny", f"record={tmp_path / 'records'}", "execution.figures=false")
     run(config, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["models"]) == set(config.methods)

@@ -62,9 +62,10 @@ def _zoo_root(zoos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHNETS_ZOO_ROOT", str(zoos))
 
 
-def go(folder: Path, *overrides: str) -> Path:
+def go(folder: Path, *overrides: str, figures: bool = False) -> Path:
+    given = [f"output={folder}", f"experiment={EXPERIMENT}", "scale=tiny", f"execution.figures={figures}", *overrides]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose("train", overrides=[f"output={folder}", f"experiment={EXPERIMENT}", "scale=tiny", *overrides])
+        config = compose("train", overrides=given)
     run(config, folder)
     return folder
 
@@ -74,7 +75,7 @@ def finished(shared: Path, zoos: Path) -> Path:
     """One finished run with two seeds, computed by the first worker; tests copy it where they change it."""
     with pytest.MonkeyPatch.context() as patch, FileLock(shared / "run.lock"):
         patch.setenv("GRAPHNETS_ZOO_ROOT", str(zoos))
-        return go(shared / "run", "seeds=[0,1]")
+        return go(shared / "run", "seeds=[0,1]", figures=True)
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
