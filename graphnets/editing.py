@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from converters import Structure, StructureMismatch, WeightSpaceFeatures, execute, weight_space
 from converters.to_state_dict import stacked_weights
 from graphnets.layered import Networks, structures_of
+from graphnets.statistics import take_statistics
 
 __all__ = ["Editor"]
 
@@ -68,9 +69,7 @@ class Editor(nn.Module):
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
         """Let the functional take the statistics of its inputs, if it has any."""
-        fit: Callable[[Iterable[Any]], Any] | None = getattr(self.functional, "fit_statistics", None)
-        if fit is not None:
-            fit(batches)
+        take_statistics(self.functional, batches)
 
     def forward(self, batch: Networks) -> WeightSpaceFeatures:
         """Edit."""

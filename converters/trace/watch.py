@@ -36,14 +36,17 @@ READS = {
 WHOLE = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 """Those that look at memory, of which a functional tensor has none."""
 
-SIZES = {Tensor.shape.__get__, Tensor.size, Tensor.numel, Tensor.nelement, Tensor.__len__}  # type: ignore[attr-defined]
+ATTRIBUTES: Any = vars(torch._C.TensorBase)
+"""Tensors' attributes as what gets and sets them."""
+
+SIZES = {ATTRIBUTES["shape"].__get__, Tensor.size, Tensor.numel, Tensor.nelement, Tensor.__len__}
 """Ways out of torch for the number of things that were selected by value."""
 
-GRADIENTS = {Tensor.requires_grad_, Tensor.requires_grad.__set__}  # type: ignore[attr-defined]
+GRADIENTS = {Tensor.requires_grad_, ATTRIBUTES["requires_grad"].__set__}
 """What a forward pass asks of gradients, of which there are none."""
 
 
-DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+DATA = ATTRIBUTES["data"].__set__
 """Other values for a parameter, which are written into it."""
 
 OPERATORS = {f"__i{name}__" for name in "add sub mul div truediv floordiv mod pow and or xor lshift rshift".split()}

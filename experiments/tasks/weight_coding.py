@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -186,7 +187,7 @@ class WeightCoding:
 
         return zoo_permutation_delta(probabilities, self.test_zoo, self.permutations)
 
-    @property
+    @cached_property
     def _variance(self) -> float:
         rows = self.dataset("train").y[:, : self.outputs].double()
         return float((rows - rows.mean(0)).square().mean().clamp_min(1e-12))

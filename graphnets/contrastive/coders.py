@@ -18,6 +18,7 @@ from graphnets.contrastive.losses import nt_xent
 from graphnets.contrastive.rows import held, to_rows
 from graphnets.contrastive.sequential import SequentialAutoencoder
 from graphnets.layered import Networks
+from graphnets.statistics import take_statistics
 
 __all__ = ["AutoencoderCoder", "GraphCoder", "LinearCoder", "SequenceCoder", "WeightCoder"]
 
@@ -269,9 +270,7 @@ class GraphCoder(WeightCoder):
         """Fit the compression, and let the encoder take the statistics of its inputs, if it has any."""
         kept = list(batches)
         self.compression.fit([self.stack(batch) for batch in kept])
-        fit: Callable[[Iterable[Any]], Any] | None = getattr(self.encoder, "fit_statistics", None)
-        if fit is not None:
-            fit(kept)
+        take_statistics(self.encoder, kept)
 
     def encode(self, batch: Networks) -> Tensor:
         """Latents, ``[B, latent]``."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from converters import Structure
 from graphnets.layered import Networks
+from graphnets.statistics import take_statistics
 
 __all__ = ["LatentTransformer", "SpatialClassifier"]
 
@@ -128,9 +129,7 @@ class SpatialClassifier(nn.Module):
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
         """Let the encoder take the statistics of its inputs, if it has any."""
-        fit: Callable[[Iterable[Any]], Any] | None = getattr(self.encoder, "fit_statistics", None)
-        if fit is not None:
-            fit(batches)
+        take_statistics(self.encoder, batches)
 
     def forward(self, batch: Networks) -> Tensor:
         """Predict."""

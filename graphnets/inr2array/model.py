@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from converters import Structure, execute
 from graphnets.inr2array.decoder import HyperNetwork
 from graphnets.layered import Networks
+from graphnets.statistics import take_statistics
 
 __all__ = ["Inr2Array", "patch_numbers"]
 
@@ -102,9 +103,7 @@ class Inr2Array(nn.Module):
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
         """Let the encoder take the statistics of its inputs, if it has any."""
-        fit: Callable[[Iterable[Any]], Any] | None = getattr(self.encoder, "fit_statistics", None)
-        if fit is not None:
-            fit(batches)
+        take_statistics(self.encoder, batches)
 
     def encode(self, batch: Networks) -> Tensor:
         """The latent vectors, ``[B, M, latent]``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ def fused_layer(
     Shapes:
         - parts: ``[B, *unit sizes, F * in_channels]`` per piece; matrices: one per exchange ``[results, features]``
     """
-    out: tuple[Tensor, ...] = _Layer.apply(plan, aggr, bias, len(parts), *parts, *matrices)  # type: ignore[no-untyped-call]
-    return list(out)
+    apply: Callable[..., tuple[Tensor, ...]] = _Layer.apply
+    return list(apply(plan, aggr, bias, len(parts), *parts, *matrices))
 
 
 class _Layer(torch.autograd.Function):

@@ -15,6 +15,7 @@ from graphnets.nfn.encodings import IOEncoding
 from graphnets.nfn.model import check_variant, linear_layer
 from graphnets.nfn.normalisation import ChannelNorm
 from graphnets.pieces import Pieces
+from graphnets.statistics import take_statistics
 from graphnets.weight_input import WeightInput
 
 __all__ = ["DirectTicket", "TicketVAE", "Tickets", "by_tensor", "in_a_row"]
@@ -216,9 +217,7 @@ class DirectTicket(nn.Module):
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
         """Let the functional take the statistics of its inputs, if it has any."""
-        fit: Callable[[Iterable[Any]], Any] | None = getattr(self.functional, "fit_statistics", None)
-        if fit is not None:
-            fit(tickets.networks for tickets in batches)
+        take_statistics(self.functional, (tickets.networks for tickets in batches))
 
     def forward(self, tickets: Tickets) -> Tensor:
         """Predict scores."""

@@ -75,8 +75,8 @@ def attend(
     """
     scale, shift = (None, None) if norm is None else norm
     rows = rows.to(weight.dtype)
-    out: Tensor = _Attend.apply(rows, weight, bias, scale, shift, plan)  # type: ignore[no-untyped-call]
-    return out
+    apply: Callable[..., Tensor] = _Attend.apply
+    return apply(rows, weight, bias, scale, shift, plan)
 
 
 class _Attend(torch.autograd.Function):
@@ -164,13 +164,13 @@ def _normalise_backward(
     """The gradient of `_normalise`; those of its parameters are added to the last two of ``grads``."""
     if scale is None:
         return grad
-    out, *found = torch.ops.aten.native_layer_norm_backward(
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
         grad, x, x.shape[-1:], mean, deviation, scale, shift, [True, True, True]
     )
-    for total, value in zip(grads[-2:], found, strict=True):
+    for total, value in zip(grads[-2:], found[1:], strict=True):
         assert total is not None
         total += value
-    return out  # type: ignore[no-any-return]
+    return found[0]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
