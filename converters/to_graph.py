@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ def to_graph(
     architecture: Architecture | None = None,
     strict: bool = False,
     rules: Mapping[str, Any] | None = None,
+    cache: bool | Literal["attributes"] = True,
     materialize: bool = True,
     max_edges: int | None = MAX_EDGES,
     kernel_size: tuple[int, ...] | None = None,
@@ -65,7 +66,8 @@ def to_graph(
         example_inputs: what :func:`~converters.trace` runs the network on once; inferred for simple networks.
         structure: skips tracing; get it from :func:`~converters.trace` or from another graph.
         architecture: what the weights belong to; see :func:`~converters.load_pretrained`.
-        strict, rules: see :func:`~converters.trace`.
+        strict, rules, cache: see :func:`~converters.trace`; ``cache="attributes"`` makes the second network of an
+            architecture nearly free.
         materialize: False keeps views of the parameters, unread; ``graph.materialize()`` checks and fills in. Of a
             safetensors file nothing but the header is read then.
         max_edges: refuse to write out a larger graph; None for no limit.
@@ -87,7 +89,9 @@ def to_graph(
     >>> all(torch.equal(to_state_dict(graph)[k], v) for k, v in net.state_dict().items())
     True
     """
-    structure, weights = _resolved(source, example_inputs, structure, architecture, strict, rules)
+    structure, weights = _resolved(
+        source, example_inputs, structure, architecture, {"strict": strict, "rules": rules, "cache": cache}
+    )
     kernel = _full_kernel(structure, kernel_size)
     if materialize:
         check_size(structure, kernel, max_edges)
@@ -104,14 +108,13 @@ def _resolved(
     example_inputs: Any,
     structure: Structure | None,
     architecture: Architecture | None,
-    strict: bool,
-    rules: Mapping[str, Any] | None,
+    tracing: dict[str, Any],
 ) -> tuple[Structure, Mapping[str, Tensor]]:
     """The structure of a network or of weights, and the weights."""
     from converters.trace import trace
 
     if isinstance(source, nn.Module):
-        return structure or trace(source, example_inputs, strict=strict, rules=rules), source.state_dict()
+        return structure or trace(source, example_inputs, **tracing), source.state_dict()
     if not isinstance(source, (str, PathLike, Mapping)):
         raise ArchitectureError(
             f"to_graph takes a module, a state_dict, a file or a folder of weights, not a {type(source).__name__}"
@@ -126,7 +129,7 @@ def _resolved(
         weights = source if isinstance(source, Mapping) else load_weights(source, allow_nonfinite=True)
         return guess_structure(weights), weights
     found = load_pretrained(source, architecture)
-    return found.trace(example_inputs, strict=strict, rules=rules), found.weights
+    return found.trace(example_inputs, **tracing), found.weights
 
 
 def fill(

@@ -76,7 +76,16 @@ def disk_faults(tree: ast.AST) -> list[str]:
 
 
 def safety_faults(tree: ast.AST) -> list[str]:
-    faults = [f"line {line}: pickle runs code" for line, module in imported(tree) if module == "pickle"]
+    writing = {
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} <= {"Pickler", "PicklingError"}
+    }
+    faults = [
+        f"line {line}: reading a pickle runs code"
+        for line, module in imported(tree)
+        if module == "pickle" and line not in writing
+    ]
     for node, called, before in calls(tree):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         if called == "cuda" and before not in {"", "torch"}:
@@ -172,6 +181,7 @@ def below(package: str):
         (safety_faults, "model.cuda()", "torch.cuda.is_available()"),
         (safety_faults, "eval('1')", "model.eval()"),
         (safety_faults, "import pickle", "import json"),
+        (safety_faults, "from pickle import Pickler, loads", "from pickle import Pickler"),
         (safety_faults, "np.load(x, allow_pickle=True)", "np.load(x)"),
         (init_faults, "def helper(): ...", '"""Doc."""\nfrom a import b\n__all__ = ["b"]'),
     ],

@@ -1,10 +1,13 @@
-"""The second network of an architecture costs its recording alone.
+"""The second network of an architecture costs its recording alone, or less.
 
 What is kept is the structure of a *program*: the solver and what follows read nothing but the recorded operations with
 their numbers, shapes, dtypes and constants, the names, which of them are tied or buffers, and the rules. All of that is
 the key, written out in full. Two networks that differ anywhere in their Python but run the same program have the same
 structure; two that run different programs, because of a flag, an input or a loop, have different keys. A network is
-hence recorded every time, which is the cheaper part, and never identified by its class, its config or its source.
+hence recorded every time, which is the cheaper part, and not identified by its class, its config or its source.
+
+Who asks for it (``cache="attributes"``) is spared the recording, too, where everything that the network *holds* is as
+it was (see :mod:`~converters.trace.held`) and nothing in its program depends on values.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from converters.structure import Structure
 from converters.trace.recorder import Recording
 from converters.trace.rules import DEFAULT_RULES
 
-__all__ = ["Entry", "TraceCache", "program_key", "recent"]
+__all__ = ["Entry", "TraceCache", "are_built_in", "program_key", "recent", "same_held"]
 
-Entry = tuple[Structure, tuple[tuple[str, str], ...]]
-"""A structure, and the places without a rule."""
+Entry = tuple[Structure, tuple[tuple[str, str], ...], tuple[Any, ...]]
+"""A structure, the places without a rule, and objects that must live as long as the entry."""
 
 
 class TraceCache:
@@ -71,7 +74,15 @@ class TraceCache:
 recent = TraceCache()
 """What ``trace(..., cache=True)`` uses."""
 
+same_held = TraceCache()
+"""What ``trace(..., cache="attributes")`` looks into first."""
+
 _BUILT_IN = dict(DEFAULT_RULES)
+
+
+def are_built_in(rules: Mapping[str, Any]) -> bool:
+    """Whether a table of rules is the package's own."""
+    return rules.keys() == _BUILT_IN.keys() and all(rules[key] is rule for key, rule in _BUILT_IN.items())
 
 
 def program_key(
@@ -87,7 +98,7 @@ def program_key(
 
     Such a rule may read whatever it likes, so nothing is kept for it.
     """
-    if rules.keys() != _BUILT_IN.keys() or any(rules[key] is not rule for key, rule in _BUILT_IN.items()):
+    if not are_built_in(rules):
         return None
     digest = hashlib.sha256()
     parts = (

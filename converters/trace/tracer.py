@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from converters.errors import ExampleInputError, UnsupportedOperation
 from converters.program import Program
 from converters.structure import Structure
 from converters.trace.assemble import assemble
-from converters.trace.cache import program_key, recent
+from converters.trace.cache import Entry, are_built_in, program_key, recent, same_held
 from converters.trace.fit import same_path, with_free_batch
+from converters.trace.held import held_key
 from converters.trace.propagate import Rule, propagate
 from converters.trace.record import named_tensors, record
 from converters.trace.recorder import Recording
@@ -29,7 +30,7 @@ def trace(
     *,
     strict: bool = False,
     rules: Mapping[str, Rule] | None = None,
-    cache: bool = True,
+    cache: bool | Literal["attributes"] = True,
 ) -> Structure:
     """Run a network once on one small input and derive its structure.
 
@@ -48,7 +49,10 @@ def trace(
         rules: replaces the rule table; ``{**DEFAULT_RULES, "my_op": my_rule}`` extends it.
         cache: return the structure found before for the very same program. The network is recorded in any case, and its
             operations, shapes and constants are what is compared, so a changed flag or input is never missed; a table
-            of other rules is not cached.
+            of other rules is not cached. ``"attributes"`` does not record a network that holds what an earlier one
+            held: the same classes with the same functions, and equal attributes, configurations, hooks, shapes of
+            weights and inputs. That is nearly free, and blind to what a forward takes from elsewhere: the environment,
+            files, functions of other modules that were replaced.
 
     Raises:
         ExampleInputError: no input could be inferred, or the network does not run on it.
@@ -63,21 +67,39 @@ def trace(
     args, kwargs = _arguments(model, example_inputs)
     state, aliases, buffers = named_tensors(model)
     dtype = _main_dtype(state)
-    name, table = type(model).__name__, DEFAULT_RULES if rules is None else rules
+    table = DEFAULT_RULES if rules is None else rules
+    held = held_key(model, state, aliases, args, kwargs) if cache == "attributes" and are_built_in(table) else None
+    entry = None if held is None else same_held.get(held[0])
+    if entry is None:
+        entry = _traced(model, args, kwargs, dtype, (state, aliases, buffers), table, bool(cache))
+        program = entry[0].program
+        if held is not None and program is not None and not program.baked and not program.guards:
+            same_held.put(held[0], (*entry[:2], held[1]))
+    if strict and entry[1]:
+        raise UnsupportedOperation(type(model).__name__, entry[1])
+    return entry[0]
+
+
+def _traced(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dtype: torch.dtype,
+    tensors: tuple[dict[str, Tensor], dict[str, str], set[str]],
+    rules: Mapping[str, Rule],
+    cache: bool,
+) -> Entry:
+    """Recorded, and solved unless the program is known."""
+    name, (state, aliases, buffers) = type(model).__name__, tensors
     first, program = _recorded(model, args, kwargs, dtype)
-    key = program_key(name, first, program, aliases, buffers, list(state), table) if cache else None
+    key = program_key(name, first, program, aliases, buffers, list(state), rules) if cache else None
     entry = None if key is None else recent.get(key)
     if entry is None:
-        context = propagate(first, program, table)
-        if strict and context.gaps:
-            raise UnsupportedOperation(name, context.gaps)
-        structure = assemble(name, program, context, aliases, buffers, list(state))
-        entry = structure, tuple(context.gaps)
+        context = propagate(first, program, rules)
+        entry = assemble(name, program, context, aliases, buffers, list(state)), tuple(context.gaps), ()
         if key is not None:
             recent.put(key, entry)
-    if strict and entry[1]:
-        raise UnsupportedOperation(name, entry[1])
-    return entry[0]
+    return entry
 
 
 def _main_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
