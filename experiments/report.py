@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from experiments.config import CONFIG_DIR
 from experiments.evaluation.bootstrap import Interval, seed_spread
 from experiments.evaluation.labels import axis_label, method_label
-from experiments.evaluation.metrics import HIGHER_IS_BETTER
+from experiments.evaluation.metrics import DIGITS, HIGHER_IS_BETTER
 from experiments.evaluation.tables import Cell, Table
 from experiments.files import write_text
 from experiments.layer_sizes import layer_sizes
@@ -171,6 +171,7 @@ def _metric_tables(name: str, records: Sequence[Record], report: Mapping[str, An
     methods, settings = (list(dict.fromkeys(key[i] for key in rows)) for i in (0, 1))
     paper = report.get("paper", {})
     for metric in report["metrics"]:
+        digits = DIGITS.get(metric, 3)
         printed = any(metric in values for of in paper.values() for values in of.values())
         columns = ["method"]
         for setting in settings:
@@ -182,9 +183,8 @@ def _metric_tables(name: str, records: Sequence[Record], report: Mapping[str, An
             theirs = [paper.get(method, {}).get(setting, {}).get(metric) for setting in settings]
             ours = [[row["metrics"][metric] for row in rows[method, setting]] for setting in settings]
             for setting, values, number in zip(settings, ours, theirs, strict=True):
-                line.append(
-                    _with_spread(values, [row.get("intervals", {}).get(metric) for row in rows[method, setting]])
-                )
+                bounds = [row.get("intervals", {}).get(metric) for row in rows[method, setting]]
+                line.append(_with_spread(values, bounds, digits))
                 line += [number] if printed else []
             line.append(float(np.mean(ours)))
             line += [float(np.mean(theirs)) if None not in theirs else None] if printed else []
@@ -196,16 +196,17 @@ def _metric_tables(name: str, records: Sequence[Record], report: Mapping[str, An
             tuple(columns),
             tuple(lines),
             "Mean over seeds ± their standard deviation; in brackets the 95% bootstrap interval over test networks.",
+            digits,
         )
 
 
-def _with_spread(values: Sequence[float], bounds: Sequence[Sequence[float] | None]) -> str:
+def _with_spread(values: Sequence[float], bounds: Sequence[Sequence[float] | None], digits: int) -> str:
     mean, deviation = seed_spread(values)
-    text = f"{mean:.3f}" + (f" ± {deviation:.3f}" if deviation == deviation else "")
+    text = f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
     known = [pair for pair in bounds if pair is not None]
     if known:
         low, high = np.mean(known, axis=0)
-        text += f" [{low:.3f}, {high:.3f}]"
+        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
     return text
 
 

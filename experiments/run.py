@@ -99,7 +99,8 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
         method.name: [result for result in results if result.method == method.name] for method in experiment.methods
     }
     trials, base = len(experiment.methods[0].trials), experiment.report.get("base")
-    summary = Summary(by_method, experiment.bootstrap, trials, base, "paper" in experiment.report)
+    weightnet = "paper" in experiment.report and experiment.name.startswith("weightnet/")
+    summary = Summary(by_method, experiment.bootstrap, trials, base, weightnet)
     _write(experiment, summary, zoo, folder, console)
     minutes = (time.monotonic() - started) / 60
     console.print(f"finished in {minutes:.1f} minutes; everything lies in {folder}")

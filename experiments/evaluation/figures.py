@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from experiments.evaluation.labels import axis_label, colour, method_label
-from experiments.evaluation.metrics import regression_metrics
+from experiments.evaluation.metrics import DIGITS, regression_metrics
 from experiments.files import atomic_path
 
 __all__ = ["bars", "error_histogram", "loss_curves", "predicted_against_true", "radar", "save", "style"]
@@ -131,7 +131,7 @@ def error_histogram(truth: Floats, predictions: Mapping[str, Floats], setting: s
 def bars(
     values: Mapping[str, Mapping[str, tuple[float, float, float]]], metric: str, title: str | None = None
 ) -> Figure:
-    """Grouped bars: a group per property, a bar per method.
+    """Grouped bars: a group per property, a bar per method; properties of different magnitude have axes of their own.
 
     Args:
         values: method to property to (value, low, high); equal bounds draw no whisker.
@@ -140,31 +140,39 @@ def bars(
     """
     with style():
         settings = list(next(iter(values.values())))
-        figure = Figure(figsize=(1.9 + max(1.75, 0.36 * len(values)) * len(settings), 3.1), layout="constrained")
-        axis = figure.subplots()
-        width = 0.82 / len(values)
-        for position, (method, by_setting) in enumerate(values.items()):
-            x = np.arange(len(settings)) + (position - (len(values) - 1) / 2) * width
-            centre, low, high = np.array([by_setting[setting] for setting in settings]).T
-            axis.bar(x, centre, width * 0.9, color=colour(method), label=method_label(method), linewidth=0)
-            whiskers = np.abs(np.stack([centre - low, high - centre]))
-            axis.errorbar(x, centre, whiskers, fmt="none", ecolor=INK, elinewidth=0.9, capsize=0)
-            for place, value, top in zip(x, centre, high, strict=True):
-                shift = (0, 2)
-                axis.annotate(
-                    f"{value:.3f}".lstrip("0"),
-                    (place, top),
-                    shift,
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                )
-        axis.set_xticks(range(len(settings)), [axis_label(setting) for setting in settings])
-        axis.grid(axis="x", visible=False)
-        axis.set_ylabel(axis_label(metric))
-        axis.set_title(title or f"{axis_label(metric)} on test networks", fontsize=11, fontweight="bold")
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        peaks = [max(by_setting[setting][2] for by_setting in values.values()) for setting in settings]
+        apart = min(peaks) > 0 and max(peaks) > 5 * min(peaks)
+        groups = [[setting] for setting in settings] if apart else [settings]
+        width = max(1.75, 0.36 * len(values)) * len(settings) + 0.5 * len(groups)
+        figure = Figure(figsize=(1.4 + width, 3.1), layout="constrained")
+        axes = figure.subplots(1, len(groups), squeeze=False)[0]
+        for axis, group in zip(axes, groups, strict=True):
+            _bars(axis, {method: [found[setting] for setting in group] for method, found in values.items()}, metric)
+            axis.set_xticks(range(len(group)), [axis_label(setting) for setting in group])
+        axes[0].set_ylabel(axis_label(metric))
+        axes[0].set_title(title or f"{axis_label(metric)} on test networks", fontsize=11, fontweight="bold", loc="left")
+        axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def _bars(axis: Axes, values: Mapping[str, Sequence[tuple[float, float, float]]], metric: str) -> None:
+    """One axis of :func:`bars`: method to (value, low, high) of every group."""
+    digits, crowded = DIGITS.get(metric, 3), len(values) > 6
+    for position, (method, spans) in enumerate(values.items()):
+        x = np.arange(len(spans)) + (position - (len(values) - 1) / 2) * 0.82 / len(values)
+        centre, low, high = np.array(spans).T
+        axis.bar(x, centre, 0.74 / len(values), color=colour(method), label=method_label(method), linewidth=0)
+        whiskers = np.abs(np.stack([centre - low, high - centre]))
+        axis.errorbar(x, centre, whiskers, fmt="none", ecolor=INK, elinewidth=0.9, capsize=0)
+        for place, value, top in zip(x, centre, high, strict=True):
+            text = f"{value:.{digits}f}".lstrip("0")
+            offset, turn = ((0, 3), 90) if crowded else ((0, 2), 0)
+            axis.annotate(
+                text, (place, top), offset, textcoords="offset points", ha="center", fontsize=8, rotation=turn
+            )
+    axis.margins(y=0.2 if crowded else 0.05)
+    axis.set_ylim(bottom=None if axis.get_ylim()[0] < 0 else 0)
+    axis.grid(axis="x", visible=False)
 
 
 def radar(values: Mapping[str, Mapping[str, float]], metric: str) -> Figure:

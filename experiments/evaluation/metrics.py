@@ -12,7 +12,7 @@ from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_
 
 from converters import Structure, permute, sample_permutation, to_graphs
 
-__all__ = ["HIGHER_IS_BETTER", "METRICS", "classification_metrics", "permutation_delta", "regression_metrics"]
+__all__ = ["DIGITS", "HIGHER_IS_BETTER", "METRICS", "classification_metrics", "permutation_delta", "regression_metrics"]
 
 
 def _tau(prediction: Tensor, truth: Tensor) -> float:
@@ -27,6 +27,9 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "rmse": lambda prediction, truth: float(mean_squared_error(prediction, truth, squared=False)),
 }
 """Of regressions: name to function of ``(prediction [n], truth [n])``, in float64."""
+
+DIGITS: dict[str, int] = {"mse": 4, "train_mse": 4}
+"""Decimals that readers are shown, where three are not enough."""
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "tau": True,

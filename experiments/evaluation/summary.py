@@ -22,7 +22,7 @@ from experiments.evaluation.bootstrap import (
     seed_spread,
 )
 from experiments.evaluation.labels import axis_label, method_label
-from experiments.evaluation.metrics import HIGHER_IS_BETTER
+from experiments.evaluation.metrics import DIGITS, HIGHER_IS_BETTER
 from experiments.evaluation.tables import Cell, Table
 from experiments.results import JobResult
 
@@ -46,7 +46,7 @@ class Summary:
         bootstrap: ``resamples``, ``level`` and ``seed``.
         trials: settings every method was allowed to try.
         base: compare every method with this one alone; None compares every pair.
-        paper: whether the tables are the paper's, and say so.
+        paper: whether the tables are those of WeightNet's paper, and say so.
     """
 
     results: Mapping[str, Sequence[JobResult]]
@@ -175,7 +175,7 @@ class Summary:
                 f" (the paper's Table {number})" if number and self.paper else ""
             )
             columns = ("method", *map(axis_label, self.settings), "mean")
-            tables.append(Table(name, title, columns, tuple(rows), self.caption()))
+            tables.append(Table(name, title, columns, tuple(rows), self.caption(), DIGITS.get(metric, 3)))
         tables += [self._details(method) for method in self.results]
         return [*tables, self._differences()]
 
@@ -191,7 +191,8 @@ class Summary:
                 scores = [self._overall(method, metric) for metric in self.metrics]
                 rows.append((method_label(method), *scores, *self._costs(method)))
             columns = ("method", *map(axis_label, self.metrics), "permutation Δ", "parameters", "CPU s")
-            return Table("overview", "Overview", columns, tuple(rows), caption)
+            digits = max(DIGITS.get(metric, 3) for metric in self.metrics)
+            return Table("overview", "Overview", columns, tuple(rows), caption, digits)
         base = next(iter(self.results))
         for method in self.results:
             r2, reference = self._overall(method, "r2"), self._overall(base, "r2")
