@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from converters import Structure, StructureMismatch, WeightSpaceFeatures, weight_space
 from converters.layout import same_layout
-from graphnets.baselines.standardise import LIMIT, Standardise
 from graphnets.baselines.stat_nn import KNOWN, describe_layers
 from graphnets.layered import Networks, networks_of, structures_of
 from graphnets.pieces import Pieces
+from graphnets.standardise import LIMIT, Standardise
 
 __all__ = ["ScaleTensors", "WeightInput"]
 

@@ -13,8 +13,8 @@ from converters import Structure, WeightSpaceFeatures
 from converters.layout import same_layout
 from graphnets.baselines.augment import draw_orders, permuted_positions
 from graphnets.baselines.parameters import ParameterModel, Reading, in_order, parameter_names
-from graphnets.baselines.standardise import Standardise
 from graphnets.layered import Networks
+from graphnets.standardise import Standardise
 
 __all__ = ["FlatMLP"]
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 from converters import ACTIVATIONS, Structure
 from graphnets.baselines.boosting import BoostedTrees
 from graphnets.baselines.parameters import ParameterModel, Reading, in_order, parameter_names
-from graphnets.baselines.standardise import ScaleColumns
 from graphnets.layered import Networks, structures_of
+from graphnets.standardise import ScaleColumns
 
 __all__ = ["HEADS", "BoostedStatNN", "PerceptronStatNN", "StatNN", "describe_layers", "tensor_statistics"]
 

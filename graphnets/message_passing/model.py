@@ -42,6 +42,8 @@ class NeuronGNN(NeuronNetwork):
         kernel_size: the largest kernel, if no structure is given.
         probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
         out_channels: of new weights.
+        standardize: whether what the predicting network reads is centred and scaled by what `fit_statistics` saw;
+            helps where networks differ little, as those of one architecture with wide layers do.
 
     Shapes:
         - batch: a graph or a batch of B graphs
@@ -70,6 +72,7 @@ class NeuronGNN(NeuronNetwork):
         kernel_size: Sequence[int] = (3, 3),
         probes: int = 0,
         out_channels: int = 1,
+        standardize: bool = False,
     ) -> None:
         super().__init__(
             structure,
@@ -90,4 +93,5 @@ class NeuronGNN(NeuronNetwork):
             kernel_size=kernel_size,
             probes=probes,
             out_channels=out_channels,
+            standardize=standardize,
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import Structure, WeightSpaceFeatures
-from graphnets.layered import Layered, Networks
+from graphnets.layered import Layered, Networks, networks_of
 from graphnets.message_passing.encodings import (
     EdgeEncoding,
     InputScaling,
@@ -22,6 +22,8 @@ from graphnets.message_passing.neighbourhood import NEIGHBOURHOODS, neighbour_pa
 from graphnets.message_passing.passing import EdgeLayer
 from graphnets.message_passing.probes import ProbeFeatures
 from graphnets.message_passing.readout import OutputReadout, PooledReadout, WeightReadout
+from graphnets.standardise import ScaleColumns, fit_spread
+from graphnets.statistics import READ, kept_first
 
 __all__ = ["NeuronNetwork"]
 
@@ -46,6 +48,7 @@ class NeuronNetwork(nn.Module):
         neighbourhood: who hears whom, see `neighbour_pairs`; pairs without an edge have one learned state at first.
         probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
         out_channels: of new weights.
+        standardize: whether readouts are centred and scaled by those of the first 16 batches that `fit_statistics` saw.
 
     Shapes:
         - batch: a graph or a batch of B graphs
@@ -78,6 +81,7 @@ class NeuronNetwork(nn.Module):
         neighbourhood: str = "edges",
         probes: int = 0,
         out_channels: int = 1,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if order not in ("sweep", "parallel"):
@@ -110,6 +114,7 @@ class NeuronNetwork(nn.Module):
         self.pooled = PooledReadout(structure, channels)
         self.output = OutputReadout(structure, channels, scores)
         width = self.pooled.out_channels + self.output.out_channels
+        self.spread = ScaleColumns(width, firm=0, gaps=False) if standardize else None
         self.head = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, head_channels),
@@ -129,8 +134,19 @@ class NeuronNetwork(nn.Module):
         )
 
     def fit_statistics(self, batches: Iterable[Any]) -> None:
-        """Learn the typical sizes of weights; see `InputScaling`."""
-        self.scaling.fit(batches)
+        """Learn the typical sizes of weights, see `InputScaling`, and how far networks' readouts lie apart."""
+        kept: list[Any] = []
+        self.scaling.fit(kept_first(batches, kept, 0 if self.targets is None or self.spread is None else READ))
+        if self.targets is not None and self.spread is not None:
+            fit_spread(self, self.spread, [networks_of(item) for item in kept], self.features)
+
+    def features(self, batch: Networks, view: Layered) -> Tensor:
+        """What the prediction is made from, ``[B, features]``."""
+        return self._read(self.embed(batch, view), view)
+
+    def _read(self, by_layer: list[Tensor], view: Layered) -> Tensor:
+        states = torch.cat(by_layer, 1)
+        return torch.cat([self.pooled(states, view), self.output(states, view)], -1)
 
     def forward(self, batch: Networks) -> Tensor | WeightSpaceFeatures:
         """Predict, or give new weights."""
@@ -142,8 +158,8 @@ class NeuronNetwork(nn.Module):
         if self.targets is None:
             new: WeightSpaceFeatures = self.leave(by_layer, edges, view)
             return new
-        states = torch.cat(by_layer, 1)
-        out: Tensor = self.head(torch.cat([self.pooled(states, view), self.output(states, view)], -1))
+        features = self._read(by_layer, view)
+        out: Tensor = self.head(features if self.spread is None else self.spread(features))
         return out
 
     def embed(self, batch: Networks, view: Layered) -> list[Tensor]:

@@ -40,6 +40,7 @@ class NeuronTransformer(NeuronNetwork):
             as well; ``"adjacent"`` all neurons of layers that any weight joins to one's own.
         probes: learned inputs on which the networks run, see `ProbeFeatures`; 0: the networks are never run.
         out_channels: of new weights.
+        standardize: whether readouts are centred and scaled, see `NeuronGNN`.
 
     Shapes:
         - batch: a graph or a batch of B graphs
@@ -68,6 +69,7 @@ class NeuronTransformer(NeuronNetwork):
         neighbourhood: str = "edges",
         probes: int = 0,
         out_channels: int = 1,
+        standardize: bool = False,
     ) -> None:
         super().__init__(
             structure,
@@ -87,6 +89,7 @@ class NeuronTransformer(NeuronNetwork):
             neighbourhood=neighbourhood,
             probes=probes,
             out_channels=out_channels,
+            standardize=standardize,
         )
         self.heads, self.gates = heads, gates
 

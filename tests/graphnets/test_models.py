@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ GRAPH_MODELS: dict[str, Build] = {
     "gnn_forward_sum": lambda s: NeuronGNN(
         s, 3, channels=8, backward=False, aggr="sum", hidden_channels=5, gates=2, encodings=["position"]
     ),
+    "gnn_standardized": lambda s: NeuronGNN(s, 3, channels=8, standardize=True),
     "transformer": lambda s: NeuronTransformer(s, 3, channels=16, edge_channels=2, update_edges=True),
     "transformer_parallel": lambda s: NeuronTransformer(s, 3, channels=8, order="parallel", rounds=2, heads=2),
     "transformer_layer": lambda s: NeuronTransformer(
@@ -67,6 +69,35 @@ def test_predictions_are_invariant(name: str, network: str, seeded: torch.Genera
     structure = structures()[network]
     batch = stack(structure)
     assert_invariant(fitted(GRAPH_MODELS[name], structure, batch), batch, seeded)
+
+
+@pytest.mark.parametrize("kind", [NeuronGNN, NeuronTransformer])
+def test_readouts_are_standardised_by_the_networks_seen(kind: type[nn.Module]) -> None:
+    batch = stack(structures()["mlp"])
+    model = kind(structures()["mlp"], 3, channels=8, standardize=True).double()
+    model.train()
+    model.fit_statistics([(batch, torch.zeros(len(batch), 3))])  # type: ignore[operator]
+    assert model.training
+    features = model.spread(model.features(batch, Layered(batch)))  # type: ignore[operator]
+    assert features.quantile(0.5, 0).abs().max() < 1e-9
+    spread = features.abs().quantile(0.5, 0) * 1.4826
+    assert bool(((spread - 1).abs() < 1e-6).logical_or(spread == 0).all())
+    assert bool((spread > 0).any())
+
+
+def test_one_diverged_network_hardly_moves_the_spread_of_readouts() -> None:
+    structure = structures()["mlp"]
+    weights = random_weights(structure, 51)
+    model = NeuronGNN(structure, 1, channels=8, standardize=True).double()
+    disturbed = copy.deepcopy(model)
+    model.fit_statistics([to_graphs(weights, structure)])
+    disturbed.fit_statistics([to_graphs({k: torch.cat([v[:-1], 1e6 * v[-1:]]) for k, v in weights.items()}, structure)])
+    assert model.spread is not None
+    assert disturbed.spread is not None
+    seen = model.spread.deviation.isfinite() & disturbed.spread.deviation.isfinite()
+    ratio = disturbed.spread.deviation[seen] / model.spread.deviation[seen]
+    assert int(seen.sum()) > 100
+    assert bool(((ratio > 0.3) & (ratio < 3.0)).all())
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn", "residual"])
@@ -223,13 +254,14 @@ def test_statistics_do_not_depend_on_how_networks_are_batched_or_ordered(name: s
     weights = random_weights(structure, 6)
     whole = to_graphs(weights, structure)
     parts = [to_graphs({k: v[i : i + 2] for k, v in weights.items()}, structure) for i in (4, 0, 2)]
-    one, other = GRAPH_MODELS[name](structure).double(), GRAPH_MODELS[name](structure).double()
+    one = GRAPH_MODELS[name](structure).double()
+    other = copy.deepcopy(one)
     one.fit_statistics([whole])  # type: ignore[operator]
     other.fit_statistics((part, torch.zeros(2, 3)) for part in parts)  # type: ignore[operator]
     buffers = dict(other.named_buffers())
     assert any(not torch.equal(value, torch.ones_like(value)) for value in buffers.values())
     for key, value in one.named_buffers():
-        assert torch.allclose(value, buffers[key], rtol=1e-10, atol=0)
+        assert torch.allclose(value, buffers[key], rtol=1e-9, atol=1e-12)
 
 
 def test_one_diverged_network_hardly_moves_the_statistics() -> None:

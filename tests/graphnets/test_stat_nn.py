@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from converters import ACTIVATIONS, NeuronGraphs, StructureMismatch, collate, to_graph, to_graphs, trace
 from graphnets import StatNN
 from graphnets.baselines import tensor_statistics
-from graphnets.baselines.standardise import ScaleColumns
 from graphnets.baselines.stat_nn import KNOWN, describe_layers
+from graphnets.standardise import ScaleColumns
 from graphnets.testing import assert_independent, assert_invariant, permuted
 
 from .networks import mixture, mlp, random_weights, stack, structures
