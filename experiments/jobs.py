@@ -29,7 +29,7 @@ from experiments.evaluation import figures
 from experiments.evaluation.attention import attention_figure
 from experiments.evaluation.mask_scores import draw_mask_scores
 from experiments.evaluation.pictures import store_pictures
-from experiments.files import atomic_path, read_json, write_json
+from experiments.files import atomic_path, digest_of, read_json, write_json
 from experiments.predictor import Predictor, predict
 from experiments.results import JobResult
 from experiments.tasks import Task
@@ -67,7 +67,10 @@ class Networks:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs, in plain values."""
+    """What a worker needs, in plain values.
+
+    ``shared`` is the folder for first stages that several methods have in common; None: each trains its own.
+    """
 
     method: Method
     seed: int
@@ -76,6 +79,7 @@ class Job:
     folder: Path
     threads: int
     figures: bool = True
+    shared: Path | None = None
 
     @property
     def name(self) -> str:
@@ -88,7 +92,7 @@ class Job:
         others = self.networks
         zoos = [others.zoo[1], others.split, others.test_zoo and others.test_zoo[1]]
         content = [asdict(self.method), self.seed, self.task, zoos, source_fingerprint()]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return digest_of(content)
 
 
 @lru_cache(maxsize=1)
@@ -127,10 +131,13 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
         shutil.rmtree(job.folder)
     write_json(stamp, {"fingerprint": job.fingerprint})
     models, outcomes = [], []
+    shared = None if job.shared is None else job.shared / digest_of([asdict(job.networks), source_fingerprint()])[:12]
     for number, settings in enumerate(job.method.trials):
         callbacks = [] if listen is None else [Announce(listen, job.name, number)]
         folder = job.folder / f"trial{number}"
-        model, outcome = train_members(settings, task, job.seed, folder, progress=progress, callbacks=callbacks)
+        model, outcome = train_members(
+            settings, task, job.seed, folder, progress=progress, callbacks=callbacks, shared=shared
+        )
         models.append(model)
         outcomes.append(outcome)
     scores = [outcome.score for outcome in outcomes]

@@ -82,6 +82,7 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
             folder / "methods" / method.name / f"seed{seed}",
             experiment.threads,
             experiment.figures,
+            folder / "pretraining",
         )
         for seed in experiment.seeds
         for method in experiment.methods

@@ -7,12 +7,13 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
+from filelock import FileLock
 from hydra.utils import get_class, instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config import Fit, Optim, Pretraining, Settings
-from experiments.files import atomic_path
+from experiments.files import atomic_path, digest_of
 from experiments.loggers import LOGGERS
 from experiments.predictor import OneModelPerSetting, Predictor, predict
-from experiments.pretraining import Composed, Encoding, first_stage
+from experiments.pretraining import Encoding, codes_of, composed, first_stage
 from experiments.quiet import quiet_lightning
 from experiments.schedules import SCHEDULES
 from experiments.tasks import Encoded, Objective, Task
@@ -253,6 +254,7 @@ def train(
     *,
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
+    shared: Path | None = None,
 ) -> tuple[nn.Module, Outcome]:
     """Train one model, and return it as it was after the best validation epoch.
 
@@ -261,15 +263,15 @@ def train(
     loggers' files. If it holds a ``last.ckpt``, training goes on from there, and the result is the same bit for bit as
     without a break.
 
-    With ``pretraining`` that stage comes first, in a folder of its own, and the model is a
-    `experiments.pretraining.Composed`.
+    With ``pretraining`` that stage comes first, in a folder of its own (in ``shared`` it is named by stage and seed, so
+    that methods train a common one once), and the model is a `experiments.pretraining.Composed`.
 
     Raises:
         FloatingPointError: the validation loss was never finite.
         ValueError: settings have no outputs of their own, but each is to have its own checkpoint.
     """
     if settings.pretraining is not None:
-        return _train_in_two(settings, settings.pretraining, task, seed, folder, progress, callbacks)
+        return _train_in_two(settings, settings.pretraining, task, seed, folder, progress, callbacks, shared)
     model = build_model(settings, task, seed)
     if isinstance(model, FittedModel):
         return model, _fit_at_once(model, settings, task, folder)
@@ -328,19 +330,22 @@ def _train_in_two(
     folder: Path,
     progress: bool,
     callbacks: Sequence[Callback],
+    shared: Path | None,
 ) -> tuple[nn.Module, Outcome]:
     """An encoder first, then a model of its codes; arguments as in `train`."""
     first_task, own = first_stage(stage, task)
-    place, first_seed = folder / "pretraining", stream_seed(seed, "pretraining")
-    first, before = train(own, first_task, first_seed, place, progress=progress, callbacks=callbacks)
+    first_seed = stream_seed(seed, "pretraining")
+    place = folder / "pretraining" if shared is None else shared / digest_of([asdict(stage), first_seed])[:12]
+    with FileLock(place / "lock"):  # another method's worker may be at the same first stage
+        first, before = train(own, first_task, first_seed, place, progress=progress, callbacks=callbacks)
     if not isinstance(first, Encoding):
         raise ValueError(f"pretraining.model: {type(first).__name__} has no encode; choose one such as inr2array")
-    encoded = Encoded(task, first.encode, stage.mixup)
+    encoded = Encoded(task, partial(codes_of, first), stage.mixup)
     alone = replace(settings, pretraining=None)
     second, outcome = train(alone, encoded, seed, folder, progress=progress, callbacks=callbacks)
     parameters = outcome.parameters + sum(parameter.numel() for parameter in first.encoder.parameters())
     seconds = outcome.cpu_seconds + before.cpu_seconds
-    return Composed(first, second).eval(), replace(outcome, cpu_seconds=seconds, parameters=parameters)
+    return composed(task, first, second).eval(), replace(outcome, cpu_seconds=seconds, parameters=parameters)
 
 
 def _restored(learner: Learner, state: dict[str, Any]) -> nn.Module:
@@ -356,6 +361,7 @@ def train_members(
     *,
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
+    shared: Path | None = None,
 ) -> tuple[Predictor, Outcome]:
     """Train ``trainer.members`` models that differ in their seeds, as one `Predictor`; arguments as in `train`.
 
@@ -367,7 +373,7 @@ def train_members(
     for number in range(settings.trainer.members):
         own = seed if number == 0 else stream_seed(seed, "member", number)
         place = folder if settings.trainer.members == 1 else folder / f"member{number}"
-        model, outcome = train(settings, task, own, place, progress=progress, callbacks=callbacks)
+        model, outcome = train(settings, task, own, place, progress=progress, callbacks=callbacks, shared=shared)
         members.append((model, task.objective(settings.trainer.loss)))
         outcomes.append(outcome)
     total = replace(

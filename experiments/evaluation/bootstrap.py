@@ -94,9 +94,12 @@ RESAMPLED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "accuracy": lambda counts, prediction, truth: _mean(counts, (prediction == truth).astype(np.float64)),
     "ticket_accuracy": lambda counts, prediction, truth: _mean(counts, prediction),
     "agreement": lambda counts, prediction, truth: _mean(counts, prediction),
+    "recall_1": lambda counts, prediction, truth: _mean(counts, prediction),
+    "best_accuracy": lambda counts, prediction, truth: _mean(counts, prediction),
 }
 """Metrics of predictions and truths: of a classifier numbers of classes, of winning tickets the accuracies reached, of
-networks that came back how far they agree with those that were there."""
+networks that came back how far they agree with those that were there, of searches whether they found, of networks that
+were made for a purpose the accuracy they reach."""
 
 
 def resampled_metric(metric: str, counts: Floats, prediction: Floats, truth: Floats) -> Floats:

@@ -53,6 +53,20 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy_drop": False,
     "noise_agreement": True,
     "noise_class_entropy": True,
+    "recall_1": True,
+    "recall_10": True,
+    "recall_1_weights": True,
+    "recall_1_lift": True,
+    "below_chance": True,
+    "nt_xent": False,
+    "probe_accuracy": True,
+    "probe_loss": True,
+    "probe_class": True,
+    "reached_accuracy": True,
+    "best_accuracy": True,
+    "spearman": True,
+    "diversity": True,
+    "distance": True,
 }
 """Which way each metric points."""
 

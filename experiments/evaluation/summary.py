@@ -32,7 +32,11 @@ DETAILED = (
     *("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse", "relative_mse", "psnr"),
     *("ticket_accuracy", "ticket_recall", "kept"),
     *("agreement", "correlation", "cosine", "class_entropy", "accuracy_drop", "noise_agreement"),
+    *("recall_1", "recall_10", "recall_1_weights", "recall_1_lift", "nt_xent", "chance", "below_chance"),
+    *("probe_accuracy", "probe_loss", "probe_class"),
+    *("best_accuracy", "reached_accuracy", "spearman", "diversity", "distance"),
 )
+TABLED = ("mae", "r2", "tau", "accuracy", "mse", "ticket_accuracy", "agreement", "recall_1", "best_accuracy")
 NUMBERS = {"mae": 1, "r2": 2}
 """Of WeightNet's tables."""
 
@@ -162,7 +166,7 @@ class Summary:
         """An overview, the paper's Tables 1 to 4 (3 and 4 for every method), tau, paired differences."""
         spans = self.intervals()
         tables = [self._overview()]
-        for metric in ("mae", "r2", "tau", "accuracy", "mse", "ticket_accuracy", "agreement"):
+        for metric in TABLED:
             number = NUMBERS.get(metric)
             if metric not in self.resampled:
                 continue
@@ -241,7 +245,7 @@ class Summary:
     def _differences(self) -> Table:
         rows: list[tuple[Cell, ...]] = []
         for c in self.comparisons():
-            if c.metric not in ("tau", "r2", "accuracy", "mse", "ticket_accuracy"):
+            if c.metric not in RESAMPLED or c.metric in ("mae", "rmse"):
                 continue
             clear = c.difference.low > 0 or c.difference.high < 0
             better = c.first if (c.difference.value > 0) == HIGHER_IS_BETTER[c.metric] else c.second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.tasks.conditioned import Sampling, SharedSpace
 from experiments.tasks.encoded import Encoded
 from experiments.tasks.generalization import Generalization
 from experiments.tasks.inr_classification import InrClassification
@@ -21,7 +22,9 @@ __all__ = [
     "InrEditing",
     "InrReconstruction",
     "Objective",
+    "Sampling",
     "ShapeClassification",
+    "SharedSpace",
     "Task",
     "WeightCoding",
     "WinningTickets",

@@ -6,6 +6,7 @@ from graphnets.contrastive.behaviour import behaviour_loss, recalibrated
 from graphnets.contrastive.coders import AutoencoderCoder, GraphCoder, LinearCoder, SequenceCoder, WeightCoder
 from graphnets.contrastive.compression import WeightCompression
 from graphnets.contrastive.encoders import ResultsEncoder, SharedEncoder, class_means
+from graphnets.contrastive.generators import ConditionModel, FlowModel, GivenLatents, ProjectionModel
 from graphnets.contrastive.losses import chance_nt_xent, nt_xent
 from graphnets.contrastive.retrieval import recall_at
 from graphnets.contrastive.rows import from_rows, to_rows
@@ -16,9 +17,13 @@ from graphnets.contrastive.tokens import WeightTokens
 __all__ = [
     "AutoencoderCoder",
     "CodeAutoencoder",
+    "ConditionModel",
     "ConditionalFlow",
+    "FlowModel",
+    "GivenLatents",
     "GraphCoder",
     "LinearCoder",
+    "ProjectionModel",
     "ResidualDensity",
     "ResultsEncoder",
     "SequenceCoder",

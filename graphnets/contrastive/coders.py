@@ -96,6 +96,11 @@ class LinearCoder(WeightCoder):
         )
 
     @property
+    def encoder(self) -> nn.Module:
+        """The compression."""
+        return self.compression
+
+    @property
     def code_size(self) -> int:
         """Coefficients of a network."""
         return self.compression.code_size
@@ -154,6 +159,11 @@ class AutoencoderCoder(WeightCoder):
         self.autoencoder = CodeAutoencoder(self.compression.code_limit, latent, hidden, unit, dropout)
         self.latent = latent
         self.contrast = _Contrast(self.structure, beta, temperature, permute, erase)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What is trained; its decoder too."""
+        return self.autoencoder
 
     @property
     def code_size(self) -> int:
