@@ -77,7 +77,7 @@ def trained_features(
         raise DataError(f"encoder.source={other.name} is the networks' own data set; its classes must not be known")
     planes, height, width = data.image_shape
     images = _fitted(other.pool, planes, (height, width)).flatten(1)
-    classifier = MLPClassifier((hidden, channels), batch_size=64, max_iter=epochs, random_state=seed)
+    classifier = MLPClassifier((hidden, channels), batch_size=min(64, len(images)), max_iter=epochs, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # as many epochs as were asked for
         classifier.fit(images.double().numpy(), other.pool_labels.numpy())

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from converters import execute
@@ -231,8 +233,8 @@ class SharedSpace(Conditioned):
             guess = cross_val_predict(RidgeCV(np.logspace(-3, 3, 13)), x, y, cv=folds)
             found[name] = float(1 - np.square(y - guess).sum() / max(np.square(y - y.mean()).sum(), 1e-12))
         first = target[:, self.numbers + 2].long().numpy()
-        classifier = LogisticRegressionCV(Cs=[0.1, 1.0, 10.0], cv=3, max_iter=300)
-        enough = all(min(np.unique(first[fold[0]], return_counts=True)[1]) >= 3 for fold in folds)
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+        enough = all(len(np.unique(first[fold[0]])) > 1 for fold in folds)
         guess = cross_val_predict(classifier, x, first, cv=folds) if enough else np.full_like(first, -1)
         return found | {"probe_class": float((guess == first).mean())}
 
@@ -240,7 +242,7 @@ class SharedSpace(Conditioned):
 class Sampling(Conditioned):
     r"""Networks are to be made for a data set never met and a result that is asked for (Section 3.4): P(W | D, R).
 
-    Predictions are rows of ``samples`` networks each. The results that are asked for are eight quantiles of the training
+    Predictions are rows of ``samples`` networks each. The results asked for are eight quantiles of the training
     networks', in an order of chance, so that they know nothing of the test network whose data set is taken.
 
     - ``reached_accuracy``: of the sampled networks, on held-out images of their own classes; ``best_accuracy`` where
@@ -302,7 +304,8 @@ class Sampling(Conditioned):
     def _best(self, target: Tensor) -> Tensor:
         """Where one of the two best quantiles of results is asked for."""
         asked = target[:, self.numbers - 1]
-        return asked <= asked.unique()[:2].max()
+        low: Tensor = asked <= asked.unique()[:2].max()
+        return low
 
     def _measured(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Accuracy and loss ``[N, samples]``, differences of samples and distances to training networks ``[N]``."""
