@@ -87,6 +87,8 @@ COLUMNS = {
     "largest": "largest probabilities",
     "drawn": "drawn by probabilities",
     "agreement": "agreement",
+    "recalibrated_agreement": "agreement, recalibrated",
+    "recalibrated_drop": "accuracy drop, recalibrated",
     "recall_1": "recall@1",
     "recall_10": "recall@10",
     "recall_1_weights": "recall@1 of weights",

@@ -53,6 +53,8 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy_drop": False,
     "noise_agreement": True,
     "noise_class_entropy": True,
+    "recalibrated_agreement": True,
+    "recalibrated_drop": False,
     "recall_1": True,
     "recall_10": True,
     "recall_1_weights": True,

@@ -32,6 +32,7 @@ DETAILED = (
     *("mae", "rmse", "r2", "tau", "accuracy", "train_accuracy", "mse", "train_mse", "relative_mse", "psnr"),
     *("ticket_accuracy", "ticket_recall", "kept"),
     *("agreement", "correlation", "cosine", "class_entropy", "accuracy_drop", "noise_agreement"),
+    *("recalibrated_agreement", "recalibrated_drop"),
     *("recall_1", "recall_10", "recall_1_weights", "recall_1_lift", "nt_xent", "chance", "below_chance"),
     *("probe_accuracy", "probe_loss", "probe_class"),
     *("best_accuracy", "reached_accuracy", "spearman", "diversity", "distance"),

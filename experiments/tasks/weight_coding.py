@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,13 +17,17 @@ from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.tasks.objective import Objective
 from experiments.zoo import Zoo, ZooDataset
 from experiments.zoo.sampling import output_of
-from graphnets.contrastive import align_to_mean, behaviour_loss, from_rows, to_rows
+from graphnets.contrastive import align_to_mean, behaviour_loss, from_rows, recalibrated, to_rows
 from graphnets.contrastive.rows import held
 
 __all__ = ["WeightCoding", "WeightError"]
 
 CHUNK = 256
 SHOWN = 16
+CALIBRATION = 256
+"""Training images on which running statistics are taken."""
+
+RECALIBRATED = {"agreement": "agreement", "drop": "accuracy_drop"}
 
 
 class WeightError(Objective):
@@ -70,6 +74,9 @@ class WeightCoding:
     Predictions are the rows of weights that come back. Networks are run on held-out images of the classes of their own
     task, see `experiments.evaluation.behaviour`; ``noise_agreement`` and ``noise_class_entropy`` are those metrics on
     standard normal noise, on which the paper's networks agree though they do nothing alike on images.
+    ``recalibrated_agreement`` and ``recalibrated_drop`` are agreement and accuracy drop after the running statistics of
+    normalisation layers were taken anew on training images of the network's classes, see
+    `graphnets.contrastive.recalibrated`; of networks without any they are agreement and drop.
 
     Args:
         zoo: networks of one architecture; where they have a column ``classes``, each tells these apart.
@@ -99,7 +106,7 @@ class WeightCoding:
         self.align, self.behaviour, self.permutations = align, behaviour, permutations
         self.data = load_images(zoo.header["config"]["data"])
         (architecture, *_) = zoo.architectures.values()
-        self.prepare, self.images = architecture.prepare, images
+        self.prepare, self.images, self._module = architecture.prepare, images, architecture.build
         self._datasets = dict[str, ZooDataset]()
         self._reference: Mapping[str, Tensor] | None = None
 
@@ -206,5 +213,30 @@ class WeightCoding:
             found = behaviour(theirs, ours, labels.clamp_min(0), labels >= 0)
             theirs, ours = (execute(stack, noise, structure=self._structure) for stack in both)
             on_noise = behaviour(theirs, ours)
-            parts.append(found | {f"noise_{metric}": on_noise[metric] for metric in ("agreement", "class_entropy")})
+            found |= {f"noise_{metric}": on_noise[metric] for metric in ("agreement", "class_entropy")}
+            again = found if not self._normalised else self._recalibrated(both, images, labels, tasks)
+            found |= {f"recalibrated_{short}": again[name] for short, name in RECALIBRATED.items()}
+            parts.append(found)
         return {metric: torch.cat([part[metric] for part in parts]) for metric in parts[0]}
+
+    @property
+    def _normalised(self) -> bool:
+        """Whether networks have running statistics."""
+        return any(p.buffer and p.numel for p in self._structure.parameters)
+
+    def _recalibrated(
+        self, both: Sequence[Mapping[str, Tensor]], images: Tensor, labels: Tensor, tasks: Sequence[Sequence[int]]
+    ) -> dict[str, Tensor]:
+        """Behaviour of networks that came back, with statistics of training images of their own classes."""
+        original, rebuilt = both
+        found = {name: tensor.clone() for name, tensor in rebuilt.items()}
+        for classes in {tuple(sorted(task)) for task in tasks}:
+            here = torch.tensor([i for i, task in enumerate(tasks) if tuple(sorted(task)) == classes])
+            own = torch.nonzero(torch.isin(self.data.pool_labels, torch.tensor(classes))).squeeze(1)
+            own = own[torch.linspace(0, len(own) - 1, min(len(own), CALIBRATION)).long()]
+            seen = [self.prepare(self.data.pool[own]).float()]
+            taken = recalibrated(self._module(), {name: tensor[here] for name, tensor in rebuilt.items()}, seen)
+            for name, tensor in taken.items():
+                found[name][here] = tensor
+        theirs, ours = (execute(stack, images, structure=self._structure) for stack in (original, found))
+        return behaviour(theirs, ours, labels.clamp_min(0), labels >= 0)

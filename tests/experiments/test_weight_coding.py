@@ -17,6 +17,7 @@ from experiments.tasks.weight_coding import WeightError
 from experiments.training import build_model, train
 from experiments.zoo import Zoo, ZooDataset, get_zoo
 from graphnets.contrastive import LinearCoder, behaviour_loss, from_rows, to_rows
+from graphnets.contrastive.rows import held
 
 SMALL: dict[str, Any] = {
     "name": "coded",
@@ -157,3 +158,39 @@ def test_the_extra_loss_of_a_model_is_trained(aligned_task: WeightCoding, tmp_pa
         return float(model.extra_loss(graphs).detach())
 
     assert contrast(after) < contrast(before)
+
+
+def test_running_statistics_taken_anew_bring_networks_back(tmp_path: Any) -> None:
+    config: dict[str, Any] = {
+        **SMALL,
+        "name": "normalised",
+        "size": 16,
+        "data": {"name": "digits", "pooling": 1},
+        "architecture": {"family": "resnet", "hidden": [6, 6], "activation": "relu"},
+        "ranges": {**SMALL["ranges"], "steps": 120},
+    }
+    task = WeightCoding(get_zoo(config, tmp_path, progress=False), align=False)
+    target = whole(task, "test")
+    rows = target[:, : task.outputs].clone()
+    names = [(p.name, p.numel) for p in held(task._structure)]
+    start = 0
+    for name, numel in names:
+        if name.endswith("running_mean"):
+            rows[:, start : start + numel] += 2.0
+        start += numel
+    found = task.score(rows, target)["images"]
+    assert found["agreement"] < 0.7
+    assert found["recalibrated_agreement"] > 0.95
+    assert abs(found["recalibrated_drop"]) < 0.02
+    whole_again = task.score(target[:, : task.outputs], target)["images"]
+    assert whole_again["agreement"] == 1.0
+    assert whole_again["recalibrated_agreement"] > 0.95
+
+
+def test_without_running_statistics_there_is_nothing_to_take(aligned_task: WeightCoding) -> None:
+    target = whole(aligned_task, "test")
+    torch.manual_seed(0)
+    rows = target[:, : aligned_task.outputs]
+    found = aligned_task.score(rows + 0.3 * torch.randn_like(rows), target)["images"]
+    assert found["recalibrated_agreement"] == found["agreement"] < 1
+    assert found["recalibrated_drop"] == found["accuracy_drop"]
