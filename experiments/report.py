@@ -250,6 +250,7 @@ def _claims(name: str, records: Sequence[Record], report: Mapping[str, Any]) -> 
         tuple(lines),
         "Difference: the first method's value minus the second's, mean over seeds, with the bounds of the "
         "paired bootstrap averaged over seeds.",
+        max((DIGITS.get(claim["metric"], 3) for claim in report["claims"]), default=3),
     )
 
 
