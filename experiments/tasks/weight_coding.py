@@ -33,30 +33,42 @@ RECALIBRATED = {"agreement": "agreement", "drop": "accuracy_drop"}
 class WeightError(Objective):
     r"""The squared error of weights, as a share of their variance, and what networks do (Meynent et al. 2025).
 
-    .. math:: \mathcal L = \frac{\mathrm{mean} (\hat w - w)^2}{\mathrm{mean} (w - \bar w)^2} + \lambda \mathcal L_B
+    .. math:: \mathcal L = (1 - \lambda)\, \frac{\mathrm{mean} (\hat w - w)^2}{\mathrm{mean} (w - \bar w)^2}
+              + \lambda\, \mathcal L_B
 
     with :math:`\bar w` the mean network of training, so that 1 is the loss of always giving back the mean, and
-    :math:`\mathcal L_B` of `graphnets.contrastive.behaviour_loss`. Outputs are rows of weights; targets have further
-    columns, which are not looked at.
+    :math:`\mathcal L_B` of `graphnets.contrastive.behaviour_loss`, the divergence of class probabilities on images of
+    each network's own classes. Outputs are rows of weights; targets have the classes in further columns.
 
     Args:
         training: rows of the training networks, ``[N, numbers]``.
         structure: of the networks.
-        inputs: images that networks are run on, as they take them.
+        pool: images as networks take them, and their labels.
+        images: how many of them are looked at: in training other ones every time, drawn from torch's global generator;
+            in evaluation evenly spaced ones.
         share: of behaviour, :math:`\lambda`.
     """
 
-    def __init__(self, training: Tensor, structure: Structure, inputs: Tensor, share: float = 0.0) -> None:
+    def __init__(
+        self, training: Tensor, structure: Structure, pool: tuple[Tensor, Tensor], images: int, share: float = 0.0
+    ) -> None:
         self.variance = float((training - training.mean(0)).square().mean().clamp_min(1e-12))
-        self.numbers, self.structure, self.inputs, self.share = training.shape[1], structure, inputs, share
+        self.numbers, self.structure, self.share = training.shape[1], structure, share
+        (self.inputs, self.labels), self.images = pool, min(images, len(pool[0]))
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss, ``[1]``."""
         rows = self.encode(target).to(output)
-        loss = functional.mse_loss(output, rows) / self.variance
+        loss = (1 - self.share) * functional.mse_loss(output, rows) / self.variance
         if self.share:
+            total = len(self.inputs)
+            drawn = torch.is_grad_enabled()
+            chosen = torch.randperm(total)[: self.images] if drawn else torch.linspace(0, total - 1, self.images).long()
+            classes = target[:, self.numbers :].to(output).round().unsqueeze(2)
+            counted = (classes == self.labels[chosen].to(output)).any(1)
             found, wanted = from_rows(output, self.structure), from_rows(rows, self.structure)
-            loss = loss + self.share * behaviour_loss(found, wanted, self.inputs.to(output), self.structure)
+            inputs = self.inputs[chosen].to(output)
+            loss = loss + self.share * behaviour_loss(found, wanted, inputs, self.structure, "divergence", counted)
         return loss.unsqueeze(0)
 
     def encode(self, target: Tensor) -> Tensor:
@@ -82,13 +94,13 @@ class WeightCoding:
         zoo: networks of one architecture; where they have a column ``classes``, each tells these apart.
         align: bring all networks into the order of neurons of the mean training network first, see
             `graphnets.contrastive.align_to_mean`; their functions stay.
-        behaviour: the share of what networks do in the loss, see `WeightError`.
-        images: how many images of the training pool that loss takes.
+        behaviour: the share of what networks do in the loss, 0 to 1, see `WeightError`.
+        images: how many images of the training pool that loss takes at a time.
         permutations: true permutations tried by `invariance`.
         test_zoo: another zoo whose test networks are coded instead of this one's.
 
     Raises:
-        ValueError: networks differ in their architecture.
+        ValueError: networks differ in their architecture, or ``behaviour`` is no share.
     """
 
     def __init__(
@@ -96,13 +108,15 @@ class WeightCoding:
         zoo: Zoo,
         align: bool = True,
         behaviour: float = 0.0,
-        images: int = 128,
+        images: int = 256,
         permutations: int = 2,
         test_zoo: Zoo | None = None,
     ) -> None:
         if zoo.structure is None:
             raise ValueError(f"{zoo.path} has several architectures; codes are those of one")
         self.zoo, self.test_zoo = zoo, zoo if test_zoo is None else test_zoo
+        if not 0 <= behaviour <= 1:
+            raise ValueError(f"task.behaviour={behaviour} is a share, from 0 to 1")
         self.align, self.behaviour, self.permutations = align, behaviour, permutations
         self.data = load_images(zoo.header["config"]["data"])
         (architecture, *_) = zoo.architectures.values()
@@ -169,9 +183,9 @@ class WeightCoding:
         """
         if loss is not None:
             raise ValueError(f"trainer.loss={loss!r}: weights are learned by their squared error; leave it null")
-        chosen = torch.linspace(0, len(self.data.pool) - 1, min(self.images, len(self.data.pool))).long()
         rows = self.dataset("train").y[:, : self.outputs]
-        return WeightError(rows, self._structure, self.prepare(self.data.pool[chosen]), self.behaviour)
+        pool = self.prepare(self.data.pool), self.data.pool_labels
+        return WeightError(rows, self._structure, pool, self.images, self.behaviour)
 
     def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
         """What networks that came back do beside the original ones, and how far their weights are; means."""

@@ -3,6 +3,7 @@
 from graphnets.contrastive.alignment import align_to_mean
 from graphnets.contrastive.autoencoder import CodeAutoencoder, autoencoder_loss, weight_views
 from graphnets.contrastive.behaviour import behaviour_loss, recalibrated
+from graphnets.contrastive.behaviour_coder import BehaviourCoder
 from graphnets.contrastive.coders import AutoencoderCoder, GraphCoder, LinearCoder, SequenceCoder, WeightCoder
 from graphnets.contrastive.compression import WeightCompression
 from graphnets.contrastive.encoders import ResultsEncoder, SharedEncoder, class_means
@@ -16,6 +17,7 @@ from graphnets.contrastive.tokens import WeightTokens
 
 __all__ = [
     "AutoencoderCoder",
+    "BehaviourCoder",
     "CodeAutoencoder",
     "ConditionModel",
     "ConditionalFlow",

@@ -14,29 +14,55 @@ from converters import Structure, execute
 
 __all__ = ["behaviour_loss", "recalibrated"]
 
+KINDS = ("squared", "divergence")
+
 
 def behaviour_loss(
-    decoded: Mapping[str, Tensor], original: Mapping[str, Tensor], inputs: Tensor, structure: Structure
+    decoded: Mapping[str, Tensor],
+    original: Mapping[str, Tensor],
+    inputs: Tensor,
+    structure: Structure,
+    kind: str = "squared",
+    counted: Tensor | None = None,
 ) -> Tensor:
     r"""How far decoded networks compute something else than the original ones (Meynent et al. 2025).
 
     .. math:: \mathcal L_B = \mathrm{mean}_{i, x} \lVert f(x; \hat w_i) - f(x; w_i) \rVert^2 / \mathrm{Var} f(x; w_i)
 
-    on inputs that all networks see. A weight counts by what it does, which the distance of weights does not know. The
-    originals' outputs are divided by their variance over networks and inputs, so that 1 is the loss of a constant.
+    on inputs that all networks see, or of classifiers with ``kind="divergence"`` that of the classes' probabilities,
+    :math:`\mathrm{mean}_{i, x} \mathrm{KL}(p(x; w_i) \,\Vert\, p(x; \hat w_i))`, which does not ask for the part of the
+    scores that all classes share. A weight counts by what it does, which the distance of weights does not
+    know. The originals' outputs are divided by their variance over networks and inputs, so that 1 is the loss of a
+    constant.
 
     Args:
         decoded, original: stacks ``{name: [n, *shape]}``; gradients reach the decoded ones alone.
         inputs: real ones, as the networks take them.
         structure: of the networks.
+        kind: ``"squared"`` or ``"divergence"``.
+        counted: which inputs count for which network (images of its own classes); None: all. Networks without any do
+            not count.
 
     Shapes:
-        - inputs: ``[B, ...]``; result: ``[]``
+        - inputs: ``[B, ...]``; counted: ``[n, B]``; result: ``[]``
+
+    Raises:
+        ValueError: the kind is unknown.
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is one of {', '.join(KINDS)}")
     with torch.no_grad():
         wanted: Tensor = execute(original, inputs, structure=structure)
     found: Tensor = execute(decoded, inputs, structure=structure)
-    return functional.mse_loss(found, wanted) / wanted.var().clamp_min(1e-12)
+    if kind == "squared":
+        apart = (found - wanted).square().flatten(2).mean(2) / wanted.var().clamp_min(1e-12)
+    else:
+        logs = found.log_softmax(2)
+        apart = functional.kl_div(logs, wanted.log_softmax(2), reduction="none", log_target=True).sum(2)
+    if counted is None:
+        return apart.mean()
+    share = counted.to(apart) / counted.sum(1, keepdim=True).clamp_min(1)
+    return (apart * share).sum() / counted.any(1).sum().clamp_min(1)
 
 
 def recalibrated(model: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -114,10 +114,21 @@ def test_the_loss_is_a_share_of_the_variance_and_of_behaviour(zoo: Zoo) -> None:
     assert float(objective.loss(rows, target)) == pytest.approx(0.0, abs=1e-9)
     mean = rows.mean(0).expand_as(rows)
     assert task.structure is not None
-    weights = [from_rows(each, task.structure) for each in (mean, rows)]
-    expected = 1 + 0.5 * float(behaviour_loss(weights[0], weights[1], objective.inputs, task.structure))
-    assert float(objective.loss(mean, target)) == pytest.approx(expected, rel=1e-4)
-    assert len(objective.inputs) == 10
+    stacks = [from_rows(each, task.structure) for each in (mean, rows)]
+    with torch.no_grad():
+        found = float(objective.loss(mean, target))
+    chosen = torch.linspace(0, len(objective.inputs) - 1, 10).long()
+    counted = (target[:, task.outputs :].unsqueeze(2) == objective.labels[chosen]).any(1)
+    inputs = objective.inputs[chosen]
+    apart = behaviour_loss(stacks[0], stacks[1], inputs, task.structure, "divergence", counted)
+    assert found == pytest.approx(0.5 + 0.5 * float(apart), rel=1e-4)
+    torch.manual_seed(0)
+    drawn = [float(objective.loss(mean, target)) for _ in range(3)]
+    assert len(set(drawn)) == 3, "other images every time"
+    torch.manual_seed(0)
+    assert float(objective.loss(mean, target)) == drawn[0]
+    with pytest.raises(ValueError, match="a share, from 0 to 1"):
+        WeightCoding(zoo, behaviour=2.0)
     with pytest.raises(ValueError, match=r"trainer\.loss='mae'"):
         task.objective("mae")
 

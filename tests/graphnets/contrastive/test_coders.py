@@ -13,6 +13,7 @@ from converters import NeuronGraphs, Structure, permute, sample_permutation, to_
 from graphnets import NeuronGNN
 from graphnets.contrastive import (
     AutoencoderCoder,
+    BehaviourCoder,
     GraphCoder,
     LinearCoder,
     SequenceCoder,
@@ -45,6 +46,7 @@ CODERS: dict[str, Any] = {
     "linear": partial(LinearCoder, rank=5),
     "autoencoder": partial(AutoencoderCoder, rank=5, latent=7, hidden=[8]),
     "sequence": partial(SequenceCoder, size=5, channels=8, heads=2, blocks=1, latent=2, window=4),
+    "behaviour": partial(BehaviourCoder, latent=7, probes=5, hidden=[8]),
     "graph": partial(GraphCoder, encoder=partial(NeuronGNN, channels=8), rank=5, latent=7, hidden=[8]),
 }
 
@@ -54,7 +56,7 @@ def fitted(name: str, structure: Structure, batch: NeuronGraphs) -> WeightCoder:
     coder: WeightCoder = CODERS[name](structure, NUMBERS)
     if isinstance(coder, LinearCoder):
         coder.fit([batch], torch.empty(0))
-    elif isinstance(coder, (AutoencoderCoder, SequenceCoder, GraphCoder)):
+    elif isinstance(coder, (AutoencoderCoder, BehaviourCoder, SequenceCoder, GraphCoder)):
         coder.fit_statistics([batch])
     return coder.eval()
 
@@ -86,7 +88,7 @@ def test_codes_of_graphs_alone_know_no_order_of_neurons(
     coder = fitted(name, structure, batch)
     moved = to_graphs(permute(stack, sample_permutation(structure, torch.Generator().manual_seed(1))), structure)
     change = float((coder.encode(moved) - coder.encode(batch)).detach().abs().max())
-    assert (change < 1e-5) is (name == "graph"), change
+    assert (change < 1e-5) is (name in ("graph", "behaviour")), change
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "sequence"])

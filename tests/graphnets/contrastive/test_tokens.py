@@ -178,3 +178,22 @@ def test_wrong_use_is_told(residual: Structure) -> None:
         SequentialAutoencoder(residual).decode(torch.zeros(1, 2, 3))
     with pytest.raises(ValueError, match=r"beta=0\.9"):
         SequentialAutoencoder(residual).loss(stack_of(residual, 2))
+
+
+def test_behaviour_of_classifiers_on_inputs_that_count() -> None:
+    structure, inputs = trace(mlp(4, 6, 3)), torch.randn(9, 4).double()
+    torch.manual_seed(0)
+    stack = {p.name: torch.randn(5, *p.shape).double() for p in structure.parameters}
+    other = {name: tensor + 0.3 * torch.randn_like(tensor) for name, tensor in stack.items()}
+    shifted = {name: tensor + 2.0 * (name.endswith("bias") and tensor.shape[1] == 3) for name, tensor in stack.items()}
+    counted = torch.rand(5, 9) < 0.5
+    counted[0] = False
+    assert abs(float(behaviour_loss(shifted, stack, inputs, structure, "divergence"))) < 1e-12
+    p, q = (execute(each, inputs, structure=structure).log_softmax(2) for each in (stack, other))
+    apart = (p.exp() * (p - q)).sum(2)
+    found = behaviour_loss(other, stack, inputs, structure, "divergence")
+    assert float(found) == pytest.approx(float(apart.mean()))
+    some = behaviour_loss(other, stack, inputs, structure, "divergence", counted)
+    assert float(some) == pytest.approx(sum(float(apart[i][counted[i]].mean()) for i in range(1, 5)) / 4)
+    with pytest.raises(ValueError, match="kind='alike' is one of squared, divergence"):
+        behaviour_loss(other, stack, inputs, structure, "alike")
