@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from converters import execute
 from experiments.config import CONFIG_DIR, parse
+from experiments.evaluation.space import draw_space
+from experiments.predictor import Predictor
 from experiments.pretraining import Composed, Sampled, codes_of
 from experiments.tasks import Sampling, SharedSpace
 from experiments.tasks.conditioned import HalvesApart, HalvesTogether
@@ -216,3 +218,19 @@ def test_methods_share_their_first_stage(shared: SharedSpace, tmp_path: Path) ->
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[3]), "a shared first stage is the one that would be trained alone"
     assert not torch.allclose(found[0], found[2])
+
+
+def test_figures_of_the_space(shared: SharedSpace, sampling: Sampling, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+
+    class Guess(nn.Module):
+        def forward(self, graphs: Any) -> Tensor:
+            return torch.randn(graphs.num_graphs, 2 * LATENT)
+
+    predictor = Predictor([(Guess(), shared.objective())])
+    draw_space(predictor, shared, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{n}.{s}" for n in ("similarities", "space") for s in ("png", "svg")
+    }
+    draw_space(predictor, sampling, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
