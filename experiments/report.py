@@ -237,7 +237,10 @@ def _costs(name: str, records: Sequence[Record]) -> Table:
 
 def _claims(name: str, records: Sequence[Record], report: Mapping[str, Any]) -> Table:
     lines: list[tuple[Cell, ...]] = []
+    rows = {row["method"] for record in records for row in record["rows"]}
     for claim in report["claims"]:
+        if not {claim["better"], claim["worse"]} <= rows:
+            continue  # a run without these methods says nothing of them
         findings = list(_findings(records, claim))
         verdicts = [finding.verdict for _, finding in findings]
         overall = verdicts[0] if len(set(verdicts)) == 1 else FAILS if FAILS in verdicts else OPEN

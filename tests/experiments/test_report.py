@@ -221,3 +221,11 @@ def test_the_command_writes_the_page_and_check_tells_whether_it_is_up_to_date(
 def test_the_committed_page_is_what_the_committed_records_say() -> None:
     root = Path(__file__).parents[2] / "docs"
     assert (root / "results.md").read_text(encoding="utf-8") == results_page(root / "runs")
+
+
+def test_claims_about_rows_that_were_left_out_are_left_out(tmp_path: Path, configs: Path) -> None:
+    fewer = record(0) | {"variant": "few"}
+    fewer["rows"] = [row for row in fewer["rows"] if row["method"] == "flat_mlp"]
+    fewer["comparisons"] = []
+    page = results_page(store(tmp_path / "runs", record(0), fewer), configs)
+    assert page.count("WeightNet is better") == 1
