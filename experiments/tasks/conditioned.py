@@ -16,6 +16,7 @@ from torch import Tensor
 
 from converters import execute
 from experiments.data import IMAGE_ENCODERS, encode_images
+from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.tasks.objective import Objective
 from experiments.tasks.weight_coding import WeightCoding
 from experiments.zoo import Zoo, ZooDataset
@@ -177,8 +178,14 @@ class Conditioned(WeightCoding):
         return kind(self.temperature, self.numbers, self.negatives)
 
     def invariance(self, predict: Callable[[Any], Tensor]) -> float:
-        """Zero: predictions are made from conditions, which know no neurons."""
-        return 0.0
+        """The largest change of either half when hidden neurons of test networks are permuted."""
+        condition = self.dataset("test").y[:, : self.numbers]
+
+        def both(graphs: Any) -> Tensor:
+            graphs.condition = condition
+            return predict(graphs)
+
+        return zoo_permutation_delta(both, self.test_zoo, self.permutations)
 
 
 class SharedSpace(Conditioned):
@@ -267,6 +274,10 @@ class Sampling(Conditioned):
     def settings(self) -> tuple[str, ...]:
         """One: data sets never met."""
         return ("unseen tasks",)
+
+    def invariance(self, predict: Callable[[Any], Tensor]) -> float:
+        """Zero: networks are made from conditions, which know no neurons, and draws differ from call to call."""
+        return 0.0
 
     def dataset(self, split: str) -> ZooDataset:
         """A split; what is asked of test networks' data sets are quantiles of training networks' results."""

@@ -185,7 +185,7 @@ def test_samples_do_not_see_the_weights_of_test_networks(method: str, sampling: 
     (settings,) = next(each for each in parsed.methods if each.name == method).trials
     settings.model["data_channels"] = 12
     assert settings.pretraining is not None
-    settings.pretraining.model.update(latent=LATENT, rank=8)
+    settings.pretraining.model.update(latent=LATENT, examples=None)
     model, outcome = train(settings, sampling, 0, tmp_path / "one", shared=tmp_path / "shared")
     assert isinstance(model, Sampled)
     assert outcome.parameters > 0
@@ -205,7 +205,7 @@ def test_methods_share_their_first_stage(shared: SharedSpace, tmp_path: Path) ->
     (settings,) = next(each for each in parsed.methods if each.name == "shared_encoder").trials
     settings.model["data_channels"] = 12
     assert settings.pretraining is not None
-    settings.pretraining.model.update(latent=LATENT, rank=8)
+    settings.pretraining.model.update(latent=LATENT, examples=None)
     models = [
         train(settings, shared, seed, tmp_path / str(i), shared=tmp_path / "s")[0] for i, seed in enumerate((0, 0, 1))
     ]
@@ -215,6 +215,7 @@ def test_methods_share_their_first_stage(shared: SharedSpace, tmp_path: Path) ->
     graphs, _ = next(iter(shared.loader("test", 5)))
     found = [model.eval()(graphs) for model in (*models, alone)]
     assert all(isinstance(model, Composed) for model in models)
+    assert shared.invariance(Predictor([(models[0].eval(), shared.objective())])) < 1e-4
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[3]), "a shared first stage is the one that would be trained alone"
     assert not torch.allclose(found[0], found[2])
@@ -234,3 +235,19 @@ def test_figures_of_the_space(shared: SharedSpace, sampling: Sampling, tmp_path:
     }
     draw_space(predictor, sampling, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_an_order_of_neurons_that_shows_is_reported(shared: SharedSpace) -> None:
+    class First(nn.Module):
+        encoder = nn.Identity()
+
+        def encode(self, graphs: Any) -> Tensor:
+            return graphs.edge_attr.view(graphs.num_graphs, -1)[:, :LATENT]
+
+    class Second(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[1] == LATENT + shared.numbers
+            return x[:, : 2 * LATENT]
+
+    model = Composed(First(), Second())
+    assert shared.invariance(Predictor([(model, shared.objective())])) > 0.01
