@@ -29,7 +29,7 @@ from experiments.evaluation import figures
 from experiments.evaluation.attention import attention_figure
 from experiments.evaluation.mask_scores import draw_mask_scores
 from experiments.evaluation.pictures import store_pictures
-from experiments.evaluation.space import draw_space
+from experiments.evaluation.space import draw_interpolation, draw_space
 from experiments.files import atomic_path, digest_of, read_json, write_json
 from experiments.predictor import Predictor, predict
 from experiments.results import JobResult
@@ -171,6 +171,7 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
         draw_attention(predictor=model, task=task, folder=job.folder)
         draw_mask_scores(model, task, job.folder, result.metrics)
         draw_space(model, task, job.folder)
+        draw_interpolation(model, task, job.folder)
         if isinstance(task, Picturing):
             store_pictures(job.folder, task.pictures(model))
     return result

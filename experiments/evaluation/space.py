@@ -12,11 +12,14 @@ from torch.nn import functional
 
 from experiments.evaluation.figures import save, style
 from experiments.predictor import Predictor, predict
-from experiments.tasks import SharedSpace, Task
+from experiments.pretraining import Sampled, codes_of
+from experiments.tasks import Sampling, SharedSpace, Task
+from graphnets.contrastive import ProjectionModel, interpolated, to_rows
 
-__all__ = ["draw_space", "similarity_figure", "space_figure"]
+__all__ = ["draw_interpolation", "draw_space", "interpolation", "similarity_figure", "space_figure"]
 
 SHOWN = 40
+STEPS = 9
 
 
 def similarity_figure(projected: Tensor, latents: Tensor, runs: Tensor) -> Figure:
@@ -74,3 +77,57 @@ def draw_space(predictor: Predictor, task: Task, folder: Path) -> None:
     some = torch.argsort(runs, stable=True)[:SHOWN]
     save(similarity_figure(projected[some], latents[some], runs[some]), folder / "similarities")
     save(space_figure(projected, latents, result, task.result), folder / "space")
+
+
+@torch.no_grad()
+def interpolation(model: Sampled, task: Sampling) -> tuple[Tensor, Tensor]:
+    """Accuracy and loss of networks between the projections of a bad and a good result, for the same data sets.
+
+    Args:
+        model: whose second stage is a `ProjectionModel`.
+        task: whose test conditions; the worst and the best of the results that it asks for are the ends.
+
+    Shapes:
+        - result: ``[conditions, 9]`` each, from the worst to the best
+    """
+    coder, projection = model.first, model.second
+    assert isinstance(projection, ProjectionModel)
+    graphs, target = next(iter(task.loader("test", SHOWN)))
+    asked = task.dataset("test").y[:, task.numbers - 1]
+    x = codes_of(coder, graphs)  # type: ignore[arg-type]
+    ends = []
+    for result in (asked.max(), asked.min()):
+        x[:, -1] = result
+        ends.append(projection(x)[:, : projection.latent])
+    way = interpolated(ends[0], ends[1], torch.linspace(0, 1, STEPS))
+    rows = to_rows(coder.decode(way.flatten(0, 1)), coder.structure)  # type: ignore[operator, arg-type]
+    accuracy, loss, _ = task.reached(rows.unflatten(0, (-1, STEPS)).float(), target)
+    return accuracy, loss
+
+
+def draw_interpolation(predictor: Predictor, task: Task, folder: Path) -> None:
+    """`interpolation` as a figure, ``interpolation`` as PNG and SVG; nothing where there is none.
+
+    Args:
+        predictor, task: a trained model and what it was trained on.
+        folder: gets the figure.
+    """
+    model = predictor.first
+    if (
+        not isinstance(task, Sampling)
+        or not isinstance(model, Sampled)
+        or not isinstance(model.second, ProjectionModel)
+    ):
+        return
+    share = np.linspace(0, 1, STEPS)
+    with style():
+        figure = Figure(figsize=(6.4, 2.7), layout="constrained")
+        for axis, values, name in zip(
+            figure.subplots(1, 2), interpolation(model, task), ("accuracy", "loss"), strict=True
+        ):
+            low, middle, high = np.quantile(values.numpy(), [0.1, 0.5, 0.9], axis=0)
+            axis.fill_between(share, low, high, alpha=0.25, color="#3a86ff", linewidth=0)
+            axis.plot(share, middle, color="#3a86ff")
+            axis.set(xlabel="from the worst result asked for to the best", ylabel=name)
+        figure.suptitle("Networks between two projections, median and 10 to 90% of test data sets", x=0.01, ha="left")
+    save(figure, folder / "interpolation")

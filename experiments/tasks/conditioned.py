@@ -320,17 +320,27 @@ class Sampling(Conditioned):
 
     def _measured(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Accuracy and loss ``[N, samples]``, differences of samples and distances to training networks ``[N]``."""
+        rows = prediction.float().unflatten(1, (self.samples, -1))
+        return *self.reached(rows, target), self._distances(rows)
+
+    def reached(self, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What networks reach on held-out images of their conditions' classes.
+
+        Shapes:
+            - rows: ``[N, S, numbers]``; target: of the conditions ``[N, ...]``
+            - result: accuracy and loss ``[N, S]``, and the share of images on which two of S differ ``[N]``
+        """
         images = self.prepare(self.data.test).float()
         tasks = target[:, self.numbers + 2 :].round().long().tolist()
         labels = torch.stack([torch.from_numpy(output_of(task, self.data.classes)) for task in tasks])
         labels = labels[:, self.data.test_labels]
-        rows = prediction.float().unflatten(1, (self.samples, -1))
         found: list[list[Tensor]] = []
-        for part, own in zip(rows.split(CHUNK // self.samples), labels.split(CHUNK // self.samples), strict=True):
+        size = max(CHUNK // rows.shape[1], 1)
+        for part, own in zip(rows.split(size), labels.split(size), strict=True):
             logits = execute(from_rows(part.flatten(0, 1), self._structure), images, structure=self._structure)
-            found.append(_reached(logits.unflatten(0, (-1, self.samples)), own))
+            found.append(_reached(logits.unflatten(0, (-1, rows.shape[1])), own))
         accuracy, loss, differ = (torch.cat([part[i] for part in found]) for i in range(3))
-        return accuracy, loss, differ, self._distances(rows)
+        return accuracy, loss, differ
 
     def _distances(self, rows: Tensor) -> Tensor:
         """To the nearest training network, over that of training networks to their nearest stranger."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from converters import execute
 from experiments.config import CONFIG_DIR, parse
-from experiments.evaluation.space import draw_space
+from experiments.evaluation.space import draw_interpolation, draw_space, interpolation
 from experiments.predictor import Predictor
 from experiments.pretraining import Composed, Sampled, codes_of
 from experiments.tasks import Sampling, SharedSpace
@@ -195,6 +195,9 @@ def test_samples_do_not_see_the_weights_of_test_networks(method: str, sampling: 
     blank = graphs.clone()
     blank.edge_attr = torch.zeros_like(blank.edge_attr)
     blank.condition = graphs.condition
+    predictor = Predictor([(model, sampling.objective(settings.trainer.loss))])
+    draw_interpolation(predictor, sampling, tmp_path / "drawn")
+    assert (tmp_path / "drawn" / "interpolation.png").exists() is method.startswith("projection")
     again, _ = train(settings, sampling, 0, tmp_path / "two", shared=tmp_path / "shared")
     assert torch.allclose(again(blank), rows, atol=1e-5)
     assert len(list((tmp_path / "shared").iterdir())) == 1, "one first stage for both"
@@ -251,3 +254,21 @@ def test_an_order_of_neurons_that_shows_is_reported(shared: SharedSpace) -> None
 
     model = Composed(First(), Second())
     assert shared.invariance(Predictor([(model, shared.objective())])) > 0.01
+
+
+def test_interpolation_goes_from_one_projection_to_the_other(sampling: Sampling, tmp_path: Path) -> None:
+    parsed = compiled("conditional_sampling")
+    (settings,) = next(each for each in parsed.methods if each.name == "projection").trials
+    settings.model["data_channels"] = 12
+    assert settings.pretraining is not None
+    settings.pretraining.model.update(latent=LATENT, examples=None)
+    model, _ = train(settings, sampling, 0, tmp_path)
+    assert isinstance(model, Sampled)
+    accuracy, loss = interpolation(model, sampling)
+    graphs, target = next(iter(sampling.loader("test", 40)))
+    assert accuracy.shape == loss.shape == (len(target), 9)
+    asked = whole(sampling, "test")[:, sampling.numbers - 1]
+    for end, result in ((0, asked.max()), (-1, asked.min())):
+        graphs.condition[:, -1] = result
+        rows = model(graphs).view(len(target), 3, -1)
+        assert torch.allclose(sampling.reached(rows.float(), target)[1][:, 0], loss[:, end], atol=1e-4)
