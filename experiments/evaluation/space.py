@@ -129,5 +129,5 @@ def draw_interpolation(predictor: Predictor, task: Task, folder: Path) -> None:
             axis.fill_between(share, low, high, alpha=0.25, color="#3a86ff", linewidth=0)
             axis.plot(share, middle, color="#3a86ff")
             axis.set(xlabel="from the worst result asked for to the best", ylabel=name)
-        figure.suptitle("Networks between two projections, median and 10 to 90% of test data sets", x=0.01, ha="left")
+        figure.suptitle("Networks between two projections: median, 10 to 90% of data sets", x=0.01, ha="left")
     save(figure, folder / "interpolation")
