@@ -33,7 +33,7 @@ def to_rows(weights: Mapping[str, Tensor], structure: Structure, dtype: torch.dt
 
 
 def from_rows(rows: Tensor, structure: Structure) -> dict[str, Tensor]:
-    """The inverse of `to_rows`: integer tensors are rounded, tied ones are one.
+    """The inverse of `to_rows`: integer tensors are rounded, tied ones are one, running variances are not negative.
 
     Raises:
         ValueError: rows of another length.
@@ -42,6 +42,7 @@ def from_rows(rows: Tensor, structure: Structure) -> dict[str, Tensor]:
     if rows.dim() != 2 or rows.shape[1] != sum(sizes):
         raise ValueError(f"rows of shape {list(rows.shape)}, expected [n, {sum(sizes)}]")
     parts = dict(zip((p.name for p in held(structure)), rows.split(sizes, 1), strict=True))
+    variances = {name for layer in structure.layers for slot, name in layer.slots if slot == "running_var"}
     out: dict[str, Tensor] = {}
     for p in structure.parameters:
         if p.alias_of is not None:
@@ -49,6 +50,7 @@ def from_rows(rows: Tensor, structure: Structure) -> dict[str, Tensor]:
             continue
         dtype: Any = getattr(torch, p.dtype)
         value = parts[p.name] if p.numel else rows.new_zeros(len(rows), 0)
+        value = value.clamp_min(0) if p.name in variances else value
         value = value if dtype.is_floating_point else value.round()
         value = value if p.dtype == structure.dtype else value.to(dtype)
         out[p.name] = value.reshape(len(rows), *p.shape)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters import NeuronGraphs, Structure, permute, sample_permutation, to_graphs, trace
+from converters import NeuronGraphs, Structure, execute, permute, sample_permutation, to_graphs, trace
 from graphnets import NeuronGNN
 from graphnets.contrastive import (
     AutoencoderCoder,
@@ -138,3 +138,13 @@ def test_rows_of_other_numbers_are_refused(structure: Structure) -> None:
         LinearCoder(structure, 7)
     with pytest.raises(ValueError, match="pass structure="):
         LinearCoder(None, 7)
+
+
+def test_running_variances_come_back_as_variances() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    structure = trace(net, torch.zeros(2, 4))
+    rows = to_rows({name: tensor.unsqueeze(0) for name, tensor in net.state_dict().items()}, structure)
+    back = from_rows(rows - 3.0, structure)
+    assert torch.equal(back["1.running_var"], torch.zeros(1, 6))
+    assert float(back["1.running_mean"].max()) == -3.0
+    assert bool(torch.isfinite(execute(back, torch.ones(2, 4), structure=structure)).all())
