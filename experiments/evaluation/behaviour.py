@@ -23,6 +23,8 @@ def behaviour(
     - ``class_entropy``: of the classes that the rebuilt network gives, over :math:`\ln C`: 0 if it is always the same.
     - ``accuracy_drop``: accuracy of the original network minus that of the rebuilt one; with labels alone.
 
+    Scores of a rebuilt network that are not finite count as 0: it gives the first class.
+
     Args:
         original, rebuilt: class scores.
         labels: the classes of the images, for each network in the order of its outputs.
@@ -39,7 +41,11 @@ def behaviour(
     own = torch.ones(original.shape[:2], dtype=torch.bool) if counted is None else counted
     if not bool(own.any(1).all()):
         raise ValueError("a network has no image that counts")
-    original, rebuilt, share = original.double(), rebuilt.double(), own.double() / own.sum(1, keepdim=True)
+    original, rebuilt, share = (
+        original.double(),
+        rebuilt.double().nan_to_num(0.0, 0.0, 0.0),
+        own.double() / own.sum(1, keepdim=True),
+    )
     ours, theirs = rebuilt.argmax(2), original.argmax(2)
 
     def mean(values: Tensor) -> Tensor:

@@ -53,3 +53,14 @@ def test_wrong_use_is_told() -> None:
         behaviour(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
     with pytest.raises(ValueError, match="no image that counts"):
         behaviour(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), counted=torch.zeros(1, 2, dtype=torch.bool))
+
+
+def test_a_network_without_finite_scores_gives_the_first_class() -> None:
+    scores, labels = torch.randn(3, 40, 4), torch.randint(4, (3, 40))
+    broken = scores.clone()
+    broken[1] = torch.nan
+    found = behaviour(scores, broken, labels)
+    assert all(bool(torch.isfinite(values).all()) for values in found.values())
+    assert float(found["agreement"][1]) == float((scores[1].argmax(1) == 0).double().mean())
+    assert float(found["correlation"][1]) == float(found["class_entropy"][1]) == 0.0
+    assert float(found["agreement"][0]) == 1.0
