@@ -32,6 +32,12 @@ SINGLE = (enum.Enum, types.ModuleType, types.BuiltinFunctionType, types.CodeType
 CONTENTS = {bool, int, float, complex, str, type(None), tuple, list, dict, set}
 """Globals that are compared by content."""
 
+HOOKS = {key for key, value in vars(nn.Module()).items() if type(value) is OrderedDict}
+"""Hooks, of which a module has many kinds and mostly none."""
+
+DEPTH = 3
+"""How many attributes one after another are looked up in an object outside the network."""
+
 Key = tuple[bytes, tuple[Any, ...]]
 """A digest, and the objects whose identities are in it; as long as they are kept, no other object has these."""
 
@@ -115,7 +121,7 @@ class _Writer(Pickler):
         """Modules as what they hold; nothing that leaves out what it likes when it is pickled."""
         kind = type(obj)
         if isinstance(obj, nn.Module):
-            return _made, (kind,), {key: value for key, value in obj.__dict__.items() if not _is_unused(value)}
+            return _made, (kind,), {key: value for key, value in obj.__dict__.items() if value or key not in HOOKS}
         if kind not in self.plain:
             own = (getattr(kind, name, None) for name in ("__reduce__", "__reduce_ex__", "__getstate__"))
             if any(isinstance(function, types.FunctionType) for function in own):
@@ -134,46 +140,54 @@ class _Writer(Pickler):
         return self._identity(obj), describe(obj)
 
     def _class(self, kind: type) -> Any:
-        """Every attribute of a class, by identity; those that can change inside, by content too."""
+        """Every attribute of a class, by identity; those that can change inside, by content or by what is named."""
         if kind.__flags__ & 1 << 8:  # immutable: built in
             return None
         members = vars(kind)
-        inside = [v for name, v in members.items() if type(v) in CONTENTS and not name.startswith("__")]
+        found: list[Any] = [(name, self._identity(value)) for name, value in members.items()]
         if not _is_torch(kind.__module__):
-            inside += [value for value in map(_function_of, members.values()) if value is not None]
-        return [(name, self._identity(value)) for name, value in members.items()], inside, kind.__bases__
+            functions = [value for value in map(_function_of, members.values()) if value is not None]
+            names = _named_in(kind)
+            found += functions
+            above = {name: value for each in reversed(kind.__mro__) for name, value in vars(each).items()}
+            found += [self._part(above[name], names) for name in names if name in above]
+        found += [v for name, v in members.items() if type(v) in CONTENTS and not name.startswith("__")]
+        return found, kind.__bases__
 
     def _function(self, function: types.FunctionType) -> Any:
-        """The code, what it closes over, its defaults, and the globals that it names."""
-        cells = [self._cell(cell) for cell in function.__closure__ or ()]
+        """The code, what it closes over, its defaults and attributes, and the globals that it names."""
         code, table = function.__code__, function.__globals__
         names = () if _is_torch(function.__module__) else _names(code)
-        named = [(name, self._global(table[name], function.__module__, names)) for name in names if name in table]
-        return self._identity(code), cells, function.__defaults__, function.__kwdefaults__, named
+        cells = [self._cell(cell, names) for cell in function.__closure__ or ()]
+        parts = [(name, self._global(table[name], function.__module__, names)) for name in names if name in table]
+        held = [(name, self._part(value, names)) for name, value in function.__dict__.items()]
+        return self._identity(code), cells, function.__defaults__, function.__kwdefaults__, parts, held
 
-    def _cell(self, cell: types.CellType) -> Any:
-        """What a function closes over; objects of other kinds as themselves."""
+    def _cell(self, cell: types.CellType, names: tuple[str, ...]) -> Any:
+        """What a function closes over."""
         try:
             value = cell.cell_contents
         except ValueError:
             return None
-        followed = type(value) in CONTENTS or isinstance(value, (types.FunctionType, Tensor, nn.Module))
-        return value if followed else self._identity(value)
+        followed = isinstance(value, (types.FunctionType, Tensor, nn.Module))
+        return (value,) if followed else self._part(value, names)
 
     def _global(self, value: Any, module: str, names: tuple[str, ...]) -> Any:
-        """A global of a module: numbers and collections by content, functions of the same module followed.
+        """A global; functions of the same module are followed."""
+        if type(value) is types.FunctionType and value.__module__ == module:
+            return (value,)
+        return self._part(value, names)
 
-        Of other objects, the attributes that the function names.
-        """
-        if type(value) in CONTENTS or (type(value) is types.FunctionType and value.__module__ == module):
+    def _part(self, value: Any, names: tuple[str, ...], depth: int = DEPTH) -> Any:
+        """Numbers and collections by content; of other objects their identity, and what the names find in them."""
+        if type(value) in CONTENTS:
             return value, ()
-        held = (
-            {}
-            if isinstance(value, type) or _is_torch(getattr(value, "__name__", ""))
-            else getattr(value, "__dict__", {})
-        )
-        inner = [(name, held[name]) for name in names if name in held]
-        return self._identity(value), [(n, v if type(v) in CONTENTS else self._identity(v)) for n, v in inner]
+        mine = () if not depth or _is_torch(getattr(value, "__module__", "")) else names
+        if isinstance(value, types.ModuleType) and _is_torch(value.__name__):
+            mine = ()
+        held = getattr(value, "__dict__", {}) if mine and type(value) is not types.FunctionType else {}
+        inner = [(name, self._part(held[name], names, depth - 1)) for name in mine if name in held]
+        return self._identity(value), inner
 
     def _tensor(self, tensor: Tensor) -> Any:
         name = self.weights.get(id(tensor))
@@ -192,11 +206,6 @@ class _Writer(Pickler):
         return *about, hashlib.sha256(flat.clone().view(torch.uint8).numpy().tobytes()).digest()
 
 
-def _is_unused(value: Any) -> bool:
-    """Hooks that a module does not have, of which it has many."""
-    return type(value) is OrderedDict and not value
-
-
 def _is_torch(module: Any) -> bool:
     return str(module).split(".")[0] == "torch"
 
@@ -210,6 +219,15 @@ def _function_of(member: Any) -> types.FunctionType | None:
     """The function in a method of any kind."""
     inner = getattr(member, "fget", None) or getattr(member, "__func__", None) or member
     return inner if type(inner) is types.FunctionType else None
+
+
+def _named_in(kind: type) -> tuple[str, ...]:
+    """Names in all functions of a class and of the ones below it but torch's."""
+    own = [each for each in kind.__mro__ if not _is_torch(each.__module__)]
+    functions = [
+        function for each in own for function in map(_function_of, vars(each).values()) if function is not None
+    ]
+    return tuple(dict.fromkeys(name for function in functions for name in _names(function.__code__)))
 
 
 @functools.lru_cache(maxsize=4096)

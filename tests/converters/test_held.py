@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -168,6 +169,52 @@ def test_what_differs_around_is_seen(
     finally:
         Net.order.sort()
         ORDER.sort()
+    assert len(recorded) == 2
+    assert after.program != before.program
+
+
+class Options:
+    flip = False
+
+
+def closing(options: object) -> type[nn.Module]:
+    class Closed(Net):
+        options_of_class = SimpleNamespace(inner=SimpleNamespace(turn=False))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            x = x.flip(-1) if options.flip or Options.flip or self.options_of_class.inner.turn else x  # type: ignore[attr-defined]
+            x = x.flip(-1) if getattr(choose, "again", False) else x
+            return self.last(x.relu() if hasattr(self, "rectify") else x)
+
+    class Below(Closed):  # whose forward reads what stands on the class above
+        pass
+
+    return Below
+
+
+@pytest.mark.parametrize("change", ["closure", "class", "class attribute", "function attribute", "empty attribute"])
+def test_objects_around_that_change_inside_are_seen(change: str, recorded: list[nn.Module]) -> None:
+    options = SimpleNamespace(flip=False)
+    kind: Any = closing(options)
+    before = trace(kind(), cache="attributes")
+    assert trace(kind(), cache="attributes") is before
+    net = kind()
+    try:
+        if change == "closure":
+            options.flip = True
+        elif change == "class":
+            Options.flip = True
+        elif change == "class attribute":
+            kind.options_of_class.inner.turn = True
+        elif change == "function attribute":
+            choose.again = True  # type: ignore[attr-defined]
+        else:
+            net.rectify = OrderedDict()
+        after = trace(net, cache="attributes")
+    finally:
+        Options.flip = False
+        vars(choose).clear()
     assert len(recorded) == 2
     assert after.program != before.program
 
