@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from torch.nn import functional
 
 from experiments.evaluation.figures import save, style
 from experiments.predictor import Predictor, predict
-from experiments.pretraining import Sampled, codes_of
+from experiments.pretraining import Encoding, Sampled, codes_of
 from experiments.tasks import Sampling, SharedSpace, Task
-from graphnets.contrastive import ProjectionModel, interpolated, to_rows
+from graphnets.contrastive import ProjectionModel, WeightCoder, interpolated, to_rows
 
 __all__ = ["draw_interpolation", "draw_space", "interpolation", "similarity_figure", "space_figure"]
 
@@ -90,17 +91,16 @@ def interpolation(model: Sampled, task: Sampling) -> tuple[Tensor, Tensor]:
     Shapes:
         - result: ``[conditions, 9]`` each, from the worst to the best
     """
-    coder, projection = model.first, model.second
-    assert isinstance(projection, ProjectionModel)
+    coder, projection = cast(WeightCoder, model.first), cast(ProjectionModel, model.second)
     graphs, target = next(iter(task.loader("test", SHOWN)))
     asked = task.dataset("test").y[:, task.numbers - 1]
-    x = codes_of(coder, graphs)  # type: ignore[arg-type]
+    x = codes_of(cast(Encoding, coder), graphs)
     ends = []
     for result in (asked.max(), asked.min()):
         x[:, -1] = result
         ends.append(projection(x)[:, : projection.latent])
     way = interpolated(ends[0], ends[1], torch.linspace(0, 1, STEPS))
-    rows = to_rows(coder.decode(way.flatten(0, 1)), coder.structure)  # type: ignore[operator, arg-type]
+    rows = to_rows(coder.decode(way.flatten(0, 1)), coder.structure)
     accuracy, loss, _ = task.reached(rows.unflatten(0, (-1, STEPS)).float(), target)
     return accuracy, loss
 

@@ -20,6 +20,7 @@ from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.tasks.objective import Objective
 from experiments.tasks.weight_coding import WeightCoding
 from experiments.zoo import Zoo, ZooDataset
+from experiments.zoo.dataset import ZooLoader
 from experiments.zoo.sampling import output_of
 from graphnets.contrastive import chance_nt_xent, class_means, from_rows, nt_xent, recall_at, to_rows
 
@@ -67,11 +68,11 @@ class HalvesApart(HalvesTogether):
 class _WithConditions:
     """Batches whose graphs hold their conditions."""
 
-    def __init__(self, loader: Iterable[Any], columns: int) -> None:
+    def __init__(self, loader: ZooLoader, columns: int) -> None:
         self.loader, self.columns = loader, columns
 
     def __len__(self) -> int:
-        return len(self.loader)  # type: ignore[arg-type]
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         for graphs, target in self.loader:
