@@ -114,7 +114,8 @@ class _Writer(Pickler):
             return self.texts.setdefault(obj, obj)  # equal texts are written as one, whichever objects they are
         found = self.writers.get(kind, self)
         if found is self:
-            found = self.writers[kind] = next((write for base, write in self.special if issubclass(kind, base)), None)
+            found = next((write for base, write in self.special if issubclass(kind, base)), None)
+            found = self.writers[kind] = self._identity if kind.__module__ == "typing" else found
         return None if found is None else found(obj)
 
     def reducer_override(self, obj: Any) -> Any:
