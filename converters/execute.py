@@ -25,6 +25,8 @@ def execute(
     *inputs: Any,
     structure: Structure | None = None,
     chunk_size: int | None = None,
+    own_inputs: bool = False,
+    batch_statistics: bool = False,
     **named_inputs: Any,
 ) -> Any:
     """What the network computes, in eval mode; equals ``model(*inputs)``.
@@ -35,6 +37,9 @@ def execute(
         inputs, named_inputs: as the network was traced; all networks get the same. The batch axis may have any size
             wherever ``structure.program.inputs[i].free`` says so.
         chunk_size: networks run together (None: all), to bound memory.
+        own_inputs: every network gets inputs of its own, which have an axis more, in front, of length B.
+        batch_statistics: batch normalisation takes mean and variance of its batch, as in training; running statistics
+            are neither read nor changed.
 
     Returns:
         The network's outputs, with a leading axis B for many networks. Differentiable in weights and inputs.
@@ -54,15 +59,18 @@ def execute(
         many = _stacked(weights, structure)
     if structure is None or structure.program is None:
         raise StructureMismatch("this structure was not traced and holds no program; trace the module itself")
-    program = structure.program
-    tensors = _bind(program, inputs, named_inputs)
+    program = structure.program.with_batch_statistics if batch_statistics else structure.program
+    if own_inputs and not many:
+        raise StructureMismatch("own_inputs is for many networks: a batch of graphs, or stacked weights")
+    networks = next(len(weights[name]) for name, _ in program.named_refs) if own_inputs else None
+    tensors = _bind(program, inputs, named_inputs, networks)
     if program.baked:
         raise StructureMismatch(f"{structure.name} cannot be run from its graph: {'; '.join(program.baked)}")
     buffers = {parameter.name for parameter in structure.parameters if parameter.buffer}
     named = {name: weights[name].detach() if name in buffers else weights[name] for name, _ in program.named_refs}
     if not many:
         return _run(program, named, tensors)
-    return _run_many(program, named, tensors, chunk_size)
+    return _run_many(program, named, tensors, chunk_size, own_inputs)
 
 
 def _stacked(weights: Mapping[str, Tensor], structure: Structure) -> bool:
@@ -73,23 +81,31 @@ def _stacked(weights: Mapping[str, Tensor], structure: Structure) -> bool:
     return any(weights[p.name].dim() == len(p.shape) + 1 for p in structure.parameters[:1])
 
 
-def _run_many(program: Program, named: Mapping[str, Tensor], inputs: list[Tensor], chunk_size: int | None) -> Any:
+def _run_many(
+    program: Program, named: Mapping[str, Tensor], inputs: list[Tensor], chunk_size: int | None, own_inputs: bool
+) -> Any:
     """All networks at once; one by one where torch cannot batch an operation."""
     if not program.named_refs:
         raise StructureMismatch("this network has no parameters, so there is no stack of them to run")
-    run = torch.func.vmap(lambda weights: _run(program, weights, inputs), chunk_size=chunk_size)
+    axes = (0, 0 if own_inputs else None)
+    run = torch.func.vmap(lambda weights, given: _run(program, weights, given), axes, chunk_size=chunk_size)
     try:
-        return run(dict(named))
+        return run(dict(named), inputs)
     except RuntimeError as error:
         if "vmap" not in str(error):
             raise
     count = next(iter(named.values())).shape[0]
-    each = [_run(program, {name: tensor[i] for name, tensor in named.items()}, inputs) for i in range(count)]
+    given = zip(*inputs, strict=True) if own_inputs else [inputs] * count
+    each = [
+        _run(program, {name: tensor[i] for name, tensor in named.items()}, list(own)) for i, own in enumerate(given)
+    ]
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *each)
 
 
-def _bind(program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> list[Tensor]:
-    """Find every traced input among the arguments and check its shape."""
+def _bind(
+    program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any], networks: int | None = None
+) -> list[Tensor]:
+    """Find every traced input among the arguments and check its shape; with ``networks``, one of it for each."""
     found: list[Tensor] = []
     batches: set[int] = set()
     for spec in program.inputs:
@@ -103,7 +119,9 @@ def _bind(program: Program, inputs: tuple[Any, ...], named: Mapping[str, Any]) -
             ) from None
         if not isinstance(value, Tensor):
             raise StructureMismatch(f"{spec.where} must be a tensor, got a {type(value).__name__}")
-        shape = tuple(value.shape)
+        if networks is not None and (not value.dim() or len(value) != networks):
+            raise StructureMismatch(f"{spec.where} has shape {list(value.shape)}, expected {networks} in front")
+        shape = tuple(value.shape if networks is None else value.shape[1:])
         fits = len(shape) == len(spec.shape) and all(
             a == b or free for a, b, free in zip(shape, spec.shape, spec.free, strict=True)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -146,6 +146,11 @@ class Program:
             dead.append(ends)
         return tuple(reversed(dead))
 
+    @cached_property
+    def with_batch_statistics(self) -> Program:
+        """The same, normalising by the statistics of the batch, as in training; running ones are not read."""
+        return replace(self, ops=tuple(map(_by_batch, self.ops)))
+
     def to_json(self) -> dict[str, Any]:
         """Plain lists, dictionaries, numbers and strings."""
         return {
@@ -181,6 +186,16 @@ class Program:
             baked=tuple(data["baked"]),
             guards=tuple((i, _guard(value), where) for i, value, where in data.get("guards", ())),
         )
+
+
+def _by_batch(op: Op) -> Op:
+    if op.name == "native_batch_norm":
+        x, weight, bias, _, _, _, *rest = op.args
+        return replace(op, args=(x, weight, bias, None, None, True, *rest))
+    if op.name == "_native_batch_norm_legit_no_training":
+        x, weight, bias, _, _, *rest = op.args
+        return replace(op, target="aten.native_batch_norm.default", args=(x, weight, bias, None, None, True, *rest))
+    return op
 
 
 def _guard(data: list[Any]) -> Constant | tuple[int | Size, ...]:

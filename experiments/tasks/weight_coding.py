@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from experiments.data import load_images
 from experiments.evaluation.behaviour import behaviour
 from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.tasks.objective import Objective
+from experiments.tasks.own_images import OwnImages
 from experiments.zoo import Zoo, ZooDataset
-from experiments.zoo.sampling import output_of
 from graphnets.contrastive import align_to_mean, behaviour_loss, from_rows, recalibrated, to_rows
 from graphnets.contrastive.rows import held
 
@@ -24,10 +24,19 @@ __all__ = ["WeightCoding", "WeightError"]
 
 CHUNK = 256
 SHOWN = 16
-CALIBRATION = 256
+NUMBERS = 2**24
+"""Numbers of images that networks of one chunk see together, at most."""
+NOISE = 256
+"""Noise images on which networks are compared."""
+CALIBRATION = 255
 """Training images on which running statistics are taken."""
 
 RECALIBRATED = {"agreement": "agreement", "drop": "accuracy_drop"}
+
+
+def normalised(structure: Structure) -> bool:
+    """Whether networks have running statistics."""
+    return any(p.buffer and p.numel for p in structure.parameters)
 
 
 class WeightError(Objective):
@@ -38,38 +47,40 @@ class WeightError(Objective):
 
     with :math:`\bar w` the mean network of training, so that 1 is the loss of always giving back the mean, and
     :math:`\mathcal L_B` of `graphnets.contrastive.behaviour_loss`, the divergence of class probabilities on images of
-    each network's own classes. Outputs are rows of weights; targets have the classes in further columns.
+    each network's own classes. Networks with running statistics are judged by what they do with those of these
+    images, as their own are taken anew after decoding. Outputs are rows of weights; targets have the classes in further
+    columns.
 
     Args:
         training: rows of the training networks, ``[N, numbers]``.
         structure: of the networks.
-        pool: images as networks take them, and their labels.
-        images: how many of them are looked at: in training other ones every time, drawn from torch's global generator;
-            in evaluation evenly spaced ones.
+        pool: images by class.
+        images: how many of them each network sees: in training other ones every time, drawn from torch's global
+            generator; in evaluation evenly spaced ones.
         share: of behaviour, :math:`\lambda`.
     """
 
     def __init__(
-        self, training: Tensor, structure: Structure, pool: tuple[Tensor, Tensor], images: int, share: float = 0.0
+        self, training: Tensor, structure: Structure, pool: OwnImages, images: int, share: float = 0.0
     ) -> None:
         self.variance = float((training - training.mean(0)).square().mean().clamp_min(1e-12))
         self.numbers, self.structure, self.share = training.shape[1], structure, share
-        (self.inputs, self.labels), self.images = pool, min(images, len(pool[0]))
+        self.pool, self.images = pool, images
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss, ``[1]``."""
         rows = self.encode(target).to(output)
         loss = (1 - self.share) * functional.mse_loss(output, rows) / self.variance
         if self.share:
-            total = len(self.inputs)
-            drawn = torch.is_grad_enabled()
-            chosen = torch.randperm(total)[: self.images] if drawn else torch.linspace(0, total - 1, self.images).long()
-            classes = target[:, self.numbers :].to(output).round().unsqueeze(2)
-            counted = (classes == self.labels[chosen].to(output)).any(1)
+            inputs = self._inputs(target[:, self.numbers :].cpu().round().long()).to(output)
             found, wanted = from_rows(output, self.structure), from_rows(rows, self.structure)
-            inputs = self.inputs[chosen].to(output)
-            loss = loss + self.share * behaviour_loss(found, wanted, inputs, self.structure, "divergence", counted)
+            loss = loss + self.share * behaviour_loss(
+                found, wanted, inputs, self.structure, "divergence", True, normalised(self.structure)
+            )
         return loss.unsqueeze(0)
+
+    def _inputs(self, classes: Tensor) -> Tensor:
+        return (self.pool.drawn if torch.is_grad_enabled() else self.pool.spaced)(classes, self.images)
 
     def encode(self, target: Tensor) -> Tensor:
         """The weights alone."""
@@ -95,7 +106,7 @@ class WeightCoding:
         align: bring all networks into the order of neurons of the mean training network first, see
             `graphnets.contrastive.align_to_mean`; their functions stay.
         behaviour: the share of what networks do in the loss, 0 to 1, see `WeightError`.
-        images: how many images of the training pool that loss takes at a time.
+        images: how many training images of its own classes each network sees in that loss.
         permutations: true permutations tried by `invariance`.
         test_zoo: another zoo whose test networks are coded instead of this one's.
 
@@ -108,7 +119,7 @@ class WeightCoding:
         zoo: Zoo,
         align: bool = True,
         behaviour: float = 0.0,
-        images: int = 256,
+        images: int = 63,
         permutations: int = 2,
         test_zoo: Zoo | None = None,
     ) -> None:
@@ -184,8 +195,7 @@ class WeightCoding:
         if loss is not None:
             raise ValueError(f"trainer.loss={loss!r}: weights are learned by their squared error; leave it null")
         rows = self.dataset("train").y[:, : self.outputs]
-        pool = self.prepare(self.data.pool), self.data.pool_labels
-        return WeightError(rows, self._structure, pool, self.images, self.behaviour)
+        return WeightError(rows, self._structure, self._pool, self.images, self.behaviour)
 
     def score(self, prediction: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
         """What networks that came back do beside the original ones, and how far their weights are; means."""
@@ -213,44 +223,42 @@ class WeightCoding:
         rows = self.dataset("train").y[:, : self.outputs].double()
         return float((rows - rows.mean(0)).square().mean().clamp_min(1e-12))
 
+    @cached_property
+    def _pool(self) -> OwnImages:
+        return OwnImages(self.prepare(self.data.pool).float(), self.data.pool_labels)
+
+    @cached_property
+    def _test(self) -> OwnImages:
+        return OwnImages(self.prepare(self.data.test).float(), self.data.test_labels)
+
     def _behaviour(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Metric to value, ``[N]``."""
-        images = self.prepare(self.data.test).float()
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        shape = self._test.inputs.shape[1:]
+        noise = torch.randn(NOISE, *shape, generator=torch.Generator().manual_seed(0))
+        size = max(1, min(CHUNK, NUMBERS // self._test.inputs.numel()))
+        run = partial(execute, structure=self._structure)
         parts: list[dict[str, Tensor]] = []
-        for rows, wanted in zip(prediction.split(CHUNK), target.split(CHUNK), strict=True):
-            tasks = wanted[:, self.outputs :].round().long().tolist()
-            own = torch.stack([torch.from_numpy(output_of(task, self.data.classes)) for task in tasks])
-            labels = own[:, self.data.test_labels]
-            both = [from_rows(each[:, : self.outputs].float(), self._structure) for each in (wanted, rows)]
-            theirs, ours = (execute(stack, images, structure=self._structure) for stack in both)
-            found = behaviour(theirs, ours, labels.clamp_min(0), labels >= 0)
-            theirs, ours = (execute(stack, noise, structure=self._structure) for stack in both)
-            on_noise = behaviour(theirs, ours)
+        for rows, wanted in zip(prediction.split(size), target.split(size), strict=True):
+            classes = wanted[:, self.outputs :].round().long()
+            images, labels = self._test.all(classes)
+            original, rebuilt = (from_rows(each[:, : self.outputs].float(), self._structure) for each in (wanted, rows))
+            stacks = [original, rebuilt]
+            if normalised(self._structure):
+                stacks.append(self._recalibrated(rebuilt, classes))
+            scores, *others = (run(stack, images, own_inputs=True) for stack in stacks)
+            found, *again = (behaviour(scores, own, labels.clamp_min(0), labels >= 0) for own in others)
+            on_noise = behaviour(run(original, noise), run(rebuilt, noise))
             found |= {f"noise_{metric}": on_noise[metric] for metric in ("agreement", "class_entropy")}
-            again = found if not self._normalised else self._recalibrated(both, images, labels, tasks)
-            found |= {f"recalibrated_{short}": again[name] for short, name in RECALIBRATED.items()}
+            found |= {f"recalibrated_{short}": (again or [found])[0][name] for short, name in RECALIBRATED.items()}
             parts.append(found)
         return {metric: torch.cat([part[metric] for part in parts]) for metric in parts[0]}
 
-    @property
-    def _normalised(self) -> bool:
-        """Whether networks have running statistics."""
-        return any(p.buffer and p.numel for p in self._structure.parameters)
-
-    def _recalibrated(
-        self, both: Sequence[Mapping[str, Tensor]], images: Tensor, labels: Tensor, tasks: Sequence[Sequence[int]]
-    ) -> dict[str, Tensor]:
-        """Behaviour of networks that came back, with statistics of training images of their own classes."""
-        original, rebuilt = both
-        found = {name: tensor.clone() for name, tensor in rebuilt.items()}
-        for classes in {tuple(sorted(task)) for task in tasks}:
-            here = torch.tensor([i for i, task in enumerate(tasks) if tuple(sorted(task)) == classes])
-            own = torch.nonzero(torch.isin(self.data.pool_labels, torch.tensor(classes))).squeeze(1)
-            own = own[torch.linspace(0, len(own) - 1, min(len(own), CALIBRATION)).long()]
-            seen = [self.prepare(self.data.pool[own]).float()]
-            taken = recalibrated(self._module(), {name: tensor[here] for name, tensor in rebuilt.items()}, seen)
-            for name, tensor in taken.items():
-                found[name][here] = tensor
-        theirs, ours = (execute(stack, images, structure=self._structure) for stack in (original, found))
-        return behaviour(theirs, ours, labels.clamp_min(0), labels >= 0)
+    def _recalibrated(self, rebuilt: Mapping[str, Tensor], classes: Tensor) -> dict[str, Tensor]:
+        """Networks that came back, with statistics of training images of their own classes."""
+        seen = self._pool.spaced(classes, CALIBRATION)
+        model = self._module()
+        stacks = [
+            recalibrated(model, {name: tensor[i : i + 1] for name, tensor in rebuilt.items()}, [own])
+            for i, own in enumerate(seen)
+        ]
+        return {name: torch.cat([stack[name] for stack in stacks]) for name in rebuilt}

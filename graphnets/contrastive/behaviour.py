@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,14 @@ def behaviour_loss(
     inputs: Tensor,
     structure: Structure,
     kind: str = "squared",
-    counted: Tensor | None = None,
+    own_inputs: bool = False,
+    batch_statistics: bool = False,
 ) -> Tensor:
     r"""How far decoded networks compute something else than the original ones (Meynent et al. 2025).
 
     .. math:: \mathcal L_B = \mathrm{mean}_{i, x} \lVert f(x; \hat w_i) - f(x; w_i) \rVert^2 / \mathrm{Var} f(x; w_i)
 
-    on inputs that all networks see, or of classifiers with ``kind="divergence"`` that of the classes' probabilities,
+    or of classifiers with ``kind="divergence"`` that of the classes' probabilities,
     :math:`\mathrm{mean}_{i, x} \mathrm{KL}(p(x; w_i) \,\Vert\, p(x; \hat w_i))`, which does not ask for the part of the
     scores that all classes share. A weight counts by what it does, which the distance of weights does not
     know. The originals' outputs are divided by their variance over networks and inputs, so that 1 is the loss of a
@@ -40,29 +42,26 @@ def behaviour_loss(
         inputs: real ones, as the networks take them.
         structure: of the networks.
         kind: ``"squared"`` or ``"divergence"``.
-        counted: which inputs count for which network (images of its own classes); None: all. Networks without any do
-            not count.
+        own_inputs: every network has inputs of its own (images of its own classes); False: all see the same.
+        batch_statistics: the decoded networks' batch normalisation takes the statistics of these inputs, so that the
+            loss is of the networks that `recalibrated` makes of them.
 
     Shapes:
-        - inputs: ``[B, ...]``; counted: ``[n, B]``; result: ``[]``
+        - inputs: ``[B, ...]``, with own ones ``[n, B, ...]``; result: ``[]``
 
     Raises:
         ValueError: the kind is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is one of {', '.join(KINDS)}")
+    run = partial(execute, structure=structure, own_inputs=own_inputs)
     with torch.no_grad():
-        wanted: Tensor = execute(original, inputs, structure=structure)
-    found: Tensor = execute(decoded, inputs, structure=structure)
+        wanted: Tensor = run(original, inputs)
+    found: Tensor = run(decoded, inputs, batch_statistics=batch_statistics)
     if kind == "squared":
-        apart = (found - wanted).square().flatten(2).mean(2) / wanted.var().clamp_min(1e-12)
-    else:
-        logs = found.log_softmax(2)
-        apart = functional.kl_div(logs, wanted.log_softmax(2), reduction="none", log_target=True).sum(2)
-    if counted is None:
-        return apart.mean()
-    share = counted.to(apart) / counted.sum(1, keepdim=True).clamp_min(1)
-    return (apart * share).sum() / counted.any(1).sum().clamp_min(1)
+        return (found - wanted).square().mean() / wanted.var().clamp_min(1e-12)
+    divergence = functional.kl_div(found.log_softmax(2), wanted.log_softmax(2), reduction="none", log_target=True)
+    return divergence.sum(2).mean()
 
 
 def recalibrated(model: nn.Module, weights: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, Tensor]:

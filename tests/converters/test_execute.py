@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from converters import execute, to_graph, to_graphs
+from converters import StructureMismatch, execute, to_graph, to_graphs
 from tests.converters.laws import case, difference, double, leaves, outputs, random_state, shared_names
 from tests.converters.networks import ALL, NETWORKS
 
@@ -127,3 +128,51 @@ def test_networks_of_a_batch_do_not_mix() -> None:
     after = execute(stack, *double(c.args), structure=c.structure)
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_may_have_inputs_of_its_own(name: str) -> None:
+    c = case(name)
+    states = [random_state(c.model, seed) for seed in range(2)]
+    stack = {key: torch.stack([state[key] for state in states]) for key in states[0]}
+
+    def moved(leaf: Any, i: int) -> Any:
+        return (
+            leaf + 0.1 * i * torch.arange(leaf.numel()).reshape(leaf.shape).sin() if leaf.is_floating_point() else leaf
+        )
+
+    own = [pytree.tree_map(lambda leaf, i=i: moved(leaf, i), (c.args, c.kwargs)) for i in range(2)]
+    args, kwargs = pytree.tree_map(lambda *each: torch.stack(each), *own)
+    together = execute(stack, *double(args), structure=c.structure, own_inputs=True, **double(kwargs))
+    for i, state in enumerate(states):
+        alone = outputs(c.model, state, *own[i])
+        assert difference(alone, pytree.tree_map(lambda leaf, i=i: leaf[i], together)) < EXACT
+
+
+def test_inputs_of_their_own_are_as_many_as_networks() -> None:
+    c = case("mlp")
+    state = random_state(c.model)
+    stack = {key: torch.stack([value, value]) for key, value in state.items()}
+    (x,) = double(c.args)
+    with pytest.raises(StructureMismatch, match=r"input 0 has shape .*, expected 2 in front"):
+        execute(stack, torch.stack([x, x, x]), structure=c.structure, own_inputs=True)
+    with pytest.raises(StructureMismatch, match="for many networks"):
+        execute(state, x, structure=c.structure, own_inputs=True)
+
+
+@pytest.mark.parametrize("name", ["cnn_batch_norm", "cnn_batch_norm_bare", "mlp_batch_norm", "resnet18"])
+def test_statistics_of_the_batch_are_those_of_training(name: str) -> None:
+    c = case(name)
+    state = random_state(c.model)
+    model = copy.deepcopy(c.model).double()
+    model.load_state_dict(state)
+    expected = model.train()(*double(c.args), **double(c.kwargs))
+    stack = {key: torch.stack([value, value]) for key, value in state.items()}
+    before = {key: value.clone() for key, value in state.items()}
+    found = execute(state, *double(c.args), structure=c.structure, batch_statistics=True, **double(c.kwargs))
+    many = execute(stack, *double(c.args), structure=c.structure, batch_statistics=True, **double(c.kwargs))
+    running = execute(state, *double(c.args), structure=c.structure, **double(c.kwargs))
+    assert difference(expected, found) < EXACT
+    assert difference(expected, many[1]) < EXACT
+    assert difference(expected, running) > 1e-3
+    assert all(torch.equal(state[key], value) for key, value in before.items())

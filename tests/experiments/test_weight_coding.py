@@ -117,10 +117,8 @@ def test_the_loss_is_a_share_of_the_variance_and_of_behaviour(zoo: Zoo) -> None:
     stacks = [from_rows(each, task.structure) for each in (mean, rows)]
     with torch.no_grad():
         found = float(objective.loss(mean, target))
-    chosen = torch.linspace(0, len(objective.inputs) - 1, 10).long()
-    counted = (target[:, task.outputs :].unsqueeze(2) == objective.labels[chosen]).any(1)
-    inputs = objective.inputs[chosen]
-    apart = behaviour_loss(stacks[0], stacks[1], inputs, task.structure, "divergence", counted)
+    inputs = objective.pool.spaced(target[:, task.outputs :].long(), 10)
+    apart = behaviour_loss(stacks[0], stacks[1], inputs, task.structure, "divergence", own_inputs=True)
     assert found == pytest.approx(0.5 + 0.5 * float(apart), rel=1e-4)
     torch.manual_seed(0)
     drawn = [float(objective.loss(mean, target)) for _ in range(3)]

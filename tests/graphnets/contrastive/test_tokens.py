@@ -180,20 +180,45 @@ def test_wrong_use_is_told(residual: Structure) -> None:
         SequentialAutoencoder(residual).loss(stack_of(residual, 2))
 
 
-def test_behaviour_of_classifiers_on_inputs_that_count() -> None:
+def test_behaviour_of_classifiers_on_inputs_of_their_own() -> None:
     structure, inputs = trace(mlp(4, 6, 3)), torch.randn(9, 4).double()
     torch.manual_seed(0)
     stack = {p.name: torch.randn(5, *p.shape).double() for p in structure.parameters}
     other = {name: tensor + 0.3 * torch.randn_like(tensor) for name, tensor in stack.items()}
     shifted = {name: tensor + 2.0 * (name.endswith("bias") and tensor.shape[1] == 3) for name, tensor in stack.items()}
-    counted = torch.rand(5, 9) < 0.5
-    counted[0] = False
+    own = torch.randn(5, 9, 4).double()
     assert abs(float(behaviour_loss(shifted, stack, inputs, structure, "divergence"))) < 1e-12
     p, q = (execute(each, inputs, structure=structure).log_softmax(2) for each in (stack, other))
     apart = (p.exp() * (p - q)).sum(2)
     found = behaviour_loss(other, stack, inputs, structure, "divergence")
     assert float(found) == pytest.approx(float(apart.mean()))
-    some = behaviour_loss(other, stack, inputs, structure, "divergence", counted)
-    assert float(some) == pytest.approx(sum(float(apart[i][counted[i]].mean()) for i in range(1, 5)) / 4)
+    found = behaviour_loss(other, stack, own, structure, "divergence", own_inputs=True)
+    each = [
+        float(
+            behaviour_loss(
+                {k: v[i : i + 1] for k, v in other.items()},
+                {k: v[i : i + 1] for k, v in stack.items()},
+                own[i],
+                structure,
+                "divergence",
+            )
+        )
+        for i in range(5)
+    ]
+    assert float(found) == pytest.approx(sum(each) / 5)
     with pytest.raises(ValueError, match="kind='alike' is one of squared, divergence"):
         behaviour_loss(other, stack, inputs, structure, "alike")
+
+
+def test_behaviour_with_statistics_of_the_batch_is_that_of_recalibrated_networks() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    inputs = torch.randn(512, 1, 4, 4)
+    structure = trace(model, inputs)
+    states = {name: torch.stack([tensor, tensor]) for name, tensor in model.state_dict().items()}
+    stack = recalibrated(model, states, [inputs])
+    lost = stack | {"1.running_mean": stack["1.running_mean"] + 3.0}
+    again = recalibrated(model, lost, [inputs])
+    found = behaviour_loss(lost, stack, inputs, structure, batch_statistics=True)
+    assert float(found) == pytest.approx(float(behaviour_loss(again, stack, inputs, structure)), abs=1e-4)
+    assert float(found) < float(behaviour_loss(lost, stack, inputs, structure)) / 100
