@@ -18,15 +18,13 @@ from converters import execute
 from experiments.data import IMAGE_ENCODERS, encode_images
 from experiments.tasks.invariance import zoo_permutation_delta
 from experiments.tasks.objective import Objective
-from experiments.tasks.weight_coding import WeightCoding
+from experiments.tasks.weight_coding import WeightCoding, normalised
 from experiments.zoo import Zoo, ZooDataset
 from experiments.zoo.dataset import ZooLoader
-from experiments.zoo.sampling import output_of
 from graphnets.contrastive import chance_nt_xent, class_means, from_rows, nt_xent, recall_at, to_rows
 
 __all__ = ["Conditioned", "HalvesApart", "HalvesTogether", "Sampling", "SharedSpace"]
 
-CHUNK = 256
 FOLDS = 5
 
 
@@ -327,19 +325,23 @@ class Sampling(Conditioned):
     def reached(self, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What networks reach on held-out images of their conditions' classes.
 
+        Running statistics of normalisation layers are taken anew first, on training images of these classes.
+
         Shapes:
             - rows: ``[N, S, numbers]``; target: of the conditions ``[N, ...]``
             - result: accuracy and loss ``[N, S]``, and the share of images on which two of S differ ``[N]``
         """
-        images = self.prepare(self.data.test).float()
-        tasks = target[:, self.numbers + 2 :].round().long().tolist()
-        labels = torch.stack([torch.from_numpy(output_of(task, self.data.classes)) for task in tasks])
-        labels = labels[:, self.data.test_labels]
+        classes = target[:, self.numbers + 2 :].round().long()
         found: list[list[Tensor]] = []
-        size = max(CHUNK // rows.shape[1], 1)
-        for part, own in zip(rows.split(size), labels.split(size), strict=True):
-            logits = execute(from_rows(part.flatten(0, 1), self._structure), images, structure=self._structure)
-            found.append(_reached(logits.unflatten(0, (-1, rows.shape[1])), own))
+        size, samples = max(self.together // rows.shape[1], 1), rows.shape[1]
+        for part, own in zip(rows.split(size), classes.split(size), strict=True):
+            images, labels = self._test.all(own)
+            stack = from_rows(part.flatten(0, 1), self._structure)
+            if normalised(self._structure):
+                stack = self._recalibrated(stack, own.repeat_interleave(samples, 0))
+            seen = images.repeat_interleave(samples, 0)
+            logits = execute(stack, seen, structure=self._structure, own_inputs=True)
+            found.append(_reached(logits.unflatten(0, (-1, samples)), labels))
         accuracy, loss, differ = (torch.cat([part[i] for part in found]) for i in range(3))
         return accuracy, loss, differ
 

@@ -20,7 +20,7 @@ from experiments.zoo import Zoo, ZooDataset
 from graphnets.contrastive import align_to_mean, behaviour_loss, from_rows, recalibrated, to_rows
 from graphnets.contrastive.rows import held
 
-__all__ = ["WeightCoding", "WeightError"]
+__all__ = ["WeightCoding", "WeightError", "normalised"]
 
 CHUNK = 256
 SHOWN = 16
@@ -231,14 +231,18 @@ class WeightCoding:
     def _test(self) -> OwnImages:
         return OwnImages(self.prepare(self.data.test).float(), self.data.test_labels)
 
+    @property
+    def together(self) -> int:
+        """How many networks are run at once on all their images."""
+        return max(1, min(CHUNK, NUMBERS // self._test.inputs.numel()))
+
     def _behaviour(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Metric to value, ``[N]``."""
         shape = self._test.inputs.shape[1:]
         noise = torch.randn(NOISE, *shape, generator=torch.Generator().manual_seed(0))
-        size = max(1, min(CHUNK, NUMBERS // self._test.inputs.numel()))
         run = partial(execute, structure=self._structure)
         parts: list[dict[str, Tensor]] = []
-        for rows, wanted in zip(prediction.split(size), target.split(size), strict=True):
+        for rows, wanted in zip(prediction.split(self.together), target.split(self.together), strict=True):
             classes = wanted[:, self.outputs :].round().long()
             images, labels = self._test.all(classes)
             original, rebuilt = (from_rows(each[:, : self.outputs].float(), self._structure) for each in (wanted, rows))
