@@ -65,7 +65,7 @@ class Outcome:
     Args:
         score: the monitored validation score of the epoch kept, lower is better for ``loss``.
         epoch: the epoch kept, from 0; None for a fitted model.
-        history: ``train`` and ``val`` loss per epoch.
+        history: ``train`` and ``val`` loss per epoch, and every validation score where one of them is monitored.
         cpu_seconds: processor time of the training, an interrupted part included.
         parameters: trainable numbers of the model; of a fitted model all numbers that it stores.
     """
@@ -201,6 +201,9 @@ class Learner(LightningModule):
             known = ", ".join(name for name in scores if "/" not in name)
             raise ValueError(f"trainer.monitor={monitor!r} is no score of this task; known are {known}")
         self.history["val"].append(scores["loss"])
+        for name in scores.keys() - {"loss"}:
+            if "/" not in name:
+                self.history.setdefault(name, []).append(scores[name])
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:

@@ -20,7 +20,7 @@ from experiments.evaluation.labels import axis_label, colour, method_label
 from experiments.evaluation.metrics import DIGITS, regression_metrics
 from experiments.files import atomic_path
 
-__all__ = ["bars", "error_histogram", "loss_curves", "predicted_against_true", "radar", "save", "style"]
+__all__ = ["bars", "error_histogram", "loss_curves", "predicted_against_true", "radar", "save", "score_curves", "style"]
 
 Floats = NDArray[np.float64]
 INK, GRID = "#23272f", "#e3e6ea"
@@ -231,6 +231,31 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
         axes[0].set_ylim(0, 1.05 * max(max(history["val"]) for history in histories.values()))
         axes[0].set_ylabel("loss (standardised)")
         figure.suptitle("Loss while training", x=0.01, ha="left")
+    return figure
+
+
+def score_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], metrics: Sequence[str]) -> Figure:
+    """Validation scores per epoch, one panel per method.
+
+    Args:
+        histories: method to metric to its score after every epoch.
+        metrics: those shown, of at most 1.
+    """
+    lines = ("-", "--", ":", "-.")
+    with style():
+        figure, axes = _panels(len(histories), width=2.9, height=2.6, sharey=True, beside=1.6)
+        for axis, (method, history) in zip(axes, histories.items(), strict=True):
+            for metric, line in zip(metrics, lines, strict=False):
+                axis.plot(np.arange(1, len(history[metric]) + 1), history[metric], line, color=colour(method))
+            axis.set(xlabel="epoch", title=method_label(method))
+        handles = [
+            Line2D([], [], color=INK, linestyle=line, label=axis_label(metric))
+            for metric, line in zip(metrics, lines, strict=False)
+        ]
+        axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes[0].set_ylim(min(0.0, max(-1.0, min(min(h[m]) for h in histories.values() for m in metrics))), 1.02)
+        axes[0].set_ylabel("validation score")
+        figure.suptitle("Scores while training", x=0.01, ha="left")
     return figure
 
 

@@ -38,6 +38,9 @@ DETAILED = (
     *("best_accuracy", "reached_accuracy", "spearman", "diversity", "distance"),
 )
 TABLED = ("mae", "r2", "tau", "accuracy", "mse", "ticket_accuracy", "agreement", "recall_1", "best_accuracy")
+FOLLOWED = ("tau", "r2", "accuracy", "agreement", "correlation", "cosine")
+"""Validation scores that are drawn over the epochs, where one of them decides."""
+
 NUMBERS = {"mae": 1, "r2": 2}
 """Of WeightNet's tables."""
 
@@ -296,4 +299,8 @@ class Summary:
             drawn = {metric: figures.bars(bounds(metric), metric)}
         if histories:
             drawn["fig5_loss_curves"] = figures.loss_curves(histories)
+        scored = {method: history for method, history in histories.items() if history.keys() & set(FOLLOWED)}
+        if scored:
+            common = [m for m in FOLLOWED if all(m in history for history in scored.values())]
+            drawn["score_curves"] = figures.score_curves(scored, common)
         return [path for name, figure in drawn.items() for path in figures.save(figure, folder / name)]

@@ -27,11 +27,12 @@ def drawn() -> dict[str, Figure]:
         "bars": figures.bars(bounds, "mae"),
         "radar": figures.radar(r2, "r2"),
         "curves": figures.loss_curves(curves),
+        "scores": figures.score_curves({"flat_mlp": {"tau": [0.1, 0.4], "r2": [-3.0, 0.5]}}, ["tau", "r2"]),
         "attention": attention_figure([("layer 1: linear", ATTENTION), ("layers", np.eye(3))], "A"),
     }
 
 
-@pytest.mark.parametrize("name", ["scatter", "histogram", "bars", "radar", "curves", "attention"])
+@pytest.mark.parametrize("name", ["scatter", "histogram", "bars", "radar", "curves", "scores", "attention"])
 def test_each_figure_is_saved_as_png_and_svg_always_the_same(name: str, tmp_path: Path) -> None:
     first = figures.save(drawn()[name], tmp_path / "first")
     second = figures.save(drawn()[name], tmp_path / "second")
