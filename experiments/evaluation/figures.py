@@ -241,12 +241,12 @@ def score_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], metrics
         histories: method to metric to its score after every epoch.
         metrics: those shown, of at most 1.
     """
-    lines = ("-", "--", ":", "-.")
+    lines: list[tuple[float, tuple[float, ...]]] = [(0, ()), (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5))]
     with style():
         figure, axes = _panels(len(histories), width=2.9, height=2.6, sharey=True, beside=1.6)
         for axis, (method, history) in zip(axes, histories.items(), strict=True):
             for metric, line in zip(metrics, lines, strict=False):
-                axis.plot(np.arange(1, len(history[metric]) + 1), history[metric], line, color=colour(method))
+                axis.plot(np.arange(1, len(history[metric]) + 1), history[metric], linestyle=line, color=colour(method))
             axis.set(xlabel="epoch", title=method_label(method))
         handles = [
             Line2D([], [], color=INK, linestyle=line, label=axis_label(metric))
