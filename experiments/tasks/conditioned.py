@@ -125,11 +125,6 @@ class Conditioned(WeightCoding):
         return 2 * self.latent
 
     @property
-    def also_scored(self) -> tuple[str, ...]:
-        """The test networks alone."""
-        return ()
-
-    @property
     def numbers(self) -> int:
         """Of a condition: the data set's and the result."""
         return len(self.tasks[0]) * self.features.shape[1] + 1

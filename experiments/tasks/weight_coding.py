@@ -142,8 +142,8 @@ class WeightCoding:
 
     @property
     def also_scored(self) -> tuple[str, ...]:
-        """The training networks."""
-        return ("train",)
+        """The test networks alone."""
+        return ()
 
     @property
     def outputs(self) -> int:
