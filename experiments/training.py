@@ -18,6 +18,7 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
+from torch.optim import Adam, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config import Fit, Optim, Pretraining, Settings
@@ -152,7 +153,10 @@ class Learner(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and a schedule that moves at every step."""
         options = dict(self.optim.optimizer)
-        optimizer = get_class(options.pop("_target_"))(self.model.parameters(), **options)
+        kind = get_class(options.pop("_target_"))
+        if issubclass(kind, (Adam, AdamW)) and not {"foreach", "fused", "differentiable"} & options.keys():
+            options["fused"] = _can_be_fused(self.model)  # one kernel for all, several times faster
+        optimizer = kind(self.model.parameters(), **options)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = SCHEDULES[self.optim.schedule](optimizer, self.optim, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -220,6 +224,10 @@ class Learner(LightningModule):
         """Go on from the history and the time spent."""
         self.history = {name: list(values) for name, values in checkpoint["history"].items()}
         self.earlier_seconds = checkpoint["cpu_seconds"]
+
+
+def _can_be_fused(model: nn.Module) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in model.parameters())
 
 
 def _mean_scores(scores: dict[str, dict[str, float]]) -> dict[str, float]:

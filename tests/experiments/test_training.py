@@ -253,3 +253,23 @@ def test_models_are_built_from_the_seed_and_know_their_inputs(task: Generalizati
 def test_streams_do_not_meet() -> None:
     seeds = {stream_seed(seed, *place) for seed in range(5) for place in (("a",), ("b",), ("a", 1), ("a", 2))}
     assert len(seeds) == 20
+
+
+class Seen(Callback):
+    """Remembers whether the optimiser was fused."""
+
+    fused: object = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (optimizer,) = trainer.optimizers
+        self.fused = optimizer.defaults.get("fused")
+
+
+@pytest.mark.parametrize(("options", "fused"), [({}, True), ({"foreach": True}, None), ({"fused": False}, False)])
+def test_adam_is_fused_unless_told_otherwise(
+    task: Generalization, tmp_path: Path, options: dict[str, Any], fused: object
+) -> None:
+    optimizer = {"_target_": "torch.optim.Adam", "lr": 1e-3, **options}
+    settings = replace(with_fit(epochs=1), optim=replace(SETTINGS.optim, optimizer=optimizer))
+    train(settings, task, 0, tmp_path, callbacks=[seen := Seen()])
+    assert seen.fused is fused
