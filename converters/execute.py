@@ -62,7 +62,7 @@ def execute(
     program = structure.program.with_batch_statistics if batch_statistics else structure.program
     if own_inputs and not many:
         raise StructureMismatch("own_inputs is for many networks: a batch of graphs, or stacked weights")
-    networks = next(len(weights[name]) for name, _ in program.named_refs) if own_inputs else None
+    networks = next((len(weights[name]) for name, _ in program.named_refs), None) if own_inputs else None
     tensors = _bind(program, inputs, named_inputs, networks)
     if program.baked:
         raise StructureMismatch(f"{structure.name} cannot be run from its graph: {'; '.join(program.baked)}")

@@ -228,7 +228,8 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
             Line2D([], [], color=INK, marker="o", markersize=5, linewidth=0, label="epoch kept"),
         ]
         axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        axes[0].set_ylim(0, 1.05 * max(max(history["val"]) for history in histories.values()))
+        losses = np.concatenate([history["val"] for history in histories.values()])
+        axes[0].set_ylim(0, 1.05 * float(losses[np.isfinite(losses)].max(initial=0.1)))
         axes[0].set_ylabel("loss (standardised)")
         figure.suptitle("Loss while training", x=0.01, ha="left")
     return figure
@@ -253,7 +254,8 @@ def score_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], metrics
             for metric, line in zip(metrics, lines, strict=False)
         ]
         axes[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        axes[0].set_ylim(min(0.0, max(-1.0, min(min(h[m]) for h in histories.values() for m in metrics))), 1.02)
+        found = np.concatenate([history[metric] for history in histories.values() for metric in metrics])
+        axes[0].set_ylim(float(np.clip(found[np.isfinite(found)], -1.0, 0.0).min(initial=0.0)), 1.02)
         axes[0].set_ylabel("validation score")
         figure.suptitle("Scores while training", x=0.01, ha="left")
     return figure

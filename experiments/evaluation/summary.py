@@ -300,7 +300,7 @@ class Summary:
         if histories:
             drawn["fig5_loss_curves"] = figures.loss_curves(histories)
         scored = {method: history for method, history in histories.items() if history.keys() & set(FOLLOWED)}
-        if scored:
-            common = [m for m in FOLLOWED if all(m in history for history in scored.values())]
+        common = [m for m in FOLLOWED if scored and all(m in history for history in scored.values())]
+        if common:
             drawn["score_curves"] = figures.score_curves(scored, common)
         return [path for name, figure in drawn.items() for path in figures.save(figure, folder / name)]

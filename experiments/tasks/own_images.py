@@ -18,6 +18,9 @@ class OwnImages:
     Shapes:
         - classes, of ``n`` networks in the order of their outputs: ``[n, k]``
         - result of `drawn` and `spaced`: ``[n, count, *input]``
+
+    Raises:
+        ValueError: of a class there is no image.
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
@@ -51,4 +54,7 @@ class OwnImages:
     def _places(self, classes: Tensor, shares: Tensor) -> Tensor:
         """Of the image at this share of its class, classes in turn."""
         own = classes[:, torch.arange(shares.shape[1]) % classes.shape[1]]
-        return self.places[own, (shares * self.counts[own]).long()]
+        counts = self.counts[own]
+        if not bool(counts.all()):
+            raise ValueError(f"there are no images of class {int(own[counts == 0][0])}")
+        return self.places[own, torch.minimum((shares * counts).long(), counts - 1)]

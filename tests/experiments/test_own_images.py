@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from experiments.tasks.own_images import OwnImages
@@ -37,3 +38,9 @@ def test_drawn_images_are_of_own_classes_and_follow_the_seed() -> None:
     torch.manual_seed(0)
     assert torch.equal(found, IMAGES.drawn(CLASSES, 200))
     assert not torch.equal(found, IMAGES.drawn(CLASSES, 200))
+
+
+def test_a_class_without_images_is_named() -> None:
+    few = OwnImages(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+    with pytest.raises(ValueError, match="no images of class 1"):
+        few.spaced(torch.tensor([[0, 1]]), 2)

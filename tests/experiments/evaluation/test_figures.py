@@ -70,3 +70,10 @@ def test_the_style_does_not_leak() -> None:
     before = dict(mpl.rcParams)
     drawn()
     assert dict(mpl.rcParams) == before
+
+
+def test_epochs_gone_astray_leave_the_axes_finite() -> None:
+    losses = {"flat_mlp": {"train": [1.0, 0.5], "val": [float("nan"), 0.7], "kept": [1]}}
+    assert figures.loss_curves(losses).axes[0].get_ylim()[1] == pytest.approx(0.735)
+    scores = {"flat_mlp": {"tau": [float("nan"), -0.2]}}
+    assert figures.score_curves(scores, ["tau"]).axes[0].get_ylim()[0] == pytest.approx(-0.2)
