@@ -31,11 +31,12 @@ from experiments.evaluation.mask_scores import draw_mask_scores
 from experiments.evaluation.pictures import store_pictures
 from experiments.evaluation.space import draw_interpolation, draw_space
 from experiments.files import atomic_path, digest_of, read_json, write_json
+from experiments.learner import Learner
 from experiments.predictor import Predictor, predict
 from experiments.results import JobResult
 from experiments.tasks import Task
 from experiments.tasks.task import Picturing
-from experiments.training import Learner, train_members
+from experiments.training import train_members
 from experiments.zoo import Zoo, load_zoo, unseen
 from experiments.zoo.splits import split_runs
 from graphnets import WeightNet

@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from converters import execute
 from experiments.config import Fit, Optim, Pretraining, Settings
+from experiments.learner import stream_seed
 from experiments.predictor import Predictor, predict
 from experiments.pretraining import Composed
 from experiments.tasks import Encoded, Generalization, InrClassification, InrReconstruction, Task
 from experiments.tasks.encoded import EncodedLoader
 from experiments.tasks.objective import CrossEntropy
 from experiments.tasks.task import Picturing
-from experiments.training import stream_seed, train
+from experiments.training import train
 from experiments.zoo import Zoo, get_zoo
 from experiments.zoo.sirens.network import grid
 from graphnets import Inr2Array

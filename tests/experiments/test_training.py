@@ -12,10 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from experiments.config import Fit, Optim, Settings
+from experiments.learner import stream_seed
 from experiments.predictor import OneModelPerSetting, Predictor, predict
 from experiments.schedules import SCHEDULES
 from experiments.tasks import Generalization
-from experiments.training import Outcome, build_model, stream_seed, train, train_members
+from experiments.training import Outcome, build_model, train, train_members
 from experiments.zoo import Zoo
 
 SETTINGS = Settings(
