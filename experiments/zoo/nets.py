@@ -32,12 +32,13 @@ class Architecture:
 
     Args:
         family: the kind of network: ``"mlp"``, ``"cnn"`` (3x3 convolutions, global average pooling, a linear
-            head) or ``"resnet"`` (see `experiments.zoo.residual.residual_network`).
+            head), ``"cnn_bn"`` (the same, batch normalisation in place of each convolution's bias) or
+            ``"resnet"`` (see `experiments.zoo.residual.residual_network`).
         sizes: neurons of every layer, the inputs first and the classes last; channels where the family has
             them. In a residual network the stem and each block are one entry.
         activation: the nonlinearity of the hidden layers, a key of ``ACTIVATION_MODULES``.
         strides: of every hidden layer; empty for a perceptron.
-        padding: pixels of zeros around the images of each 3x3 convolution of a ``"cnn"``.
+        padding: pixels of zeros around the images of each 3x3 convolution of a ``"cnn"`` or ``"cnn_bn"``.
 
     >>> Architecture("mlp", (16, 16, 16, 10), "tanh").name
     'mlp-16-16-16-10-tanh'
@@ -139,10 +140,12 @@ def _perceptron(architecture: Architecture) -> nn.Sequential:
 
 
 def _convolutional(architecture: Architecture) -> nn.Sequential:
+    normalised = architecture.family == "cnn_bn"
     layers: list[nn.Module] = []
     *channels, classes = architecture.sizes
     for (inputs, outputs), stride in zip(itertools.pairwise(channels), architecture.strides, strict=True):
-        layers.append(nn.Conv2d(inputs, outputs, 3, stride, architecture.padding))
+        layers.append(nn.Conv2d(inputs, outputs, 3, stride, architecture.padding, bias=not normalised))
+        layers += [nn.BatchNorm2d(outputs)] if normalised else []
         layers.append(ACTIVATION_MODULES[architecture.activation]())
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
 
@@ -154,6 +157,7 @@ def _residual(architecture: Architecture) -> nn.Sequential:
 BUILDERS: dict[str, Callable[[Architecture], nn.Sequential]] = {
     "mlp": _perceptron,
     "cnn": _convolutional,
+    "cnn_bn": _convolutional,
     "resnet": _residual,
 }
 """The module of an architecture by its family."""

@@ -144,10 +144,13 @@ class _Pass:
 
 
 def _convolutional(run: _Pass, x: Tensor) -> tuple[Tensor, str]:
-    """The hidden layers of `experiments.zoo.nets` 's ``cnn``, and the name of the layer after them."""
+    """The hidden layers of a ``cnn`` or ``cnn_bn`` of `experiments.zoo.nets`, and the name of the layer after them."""
+    normalised = run.architecture.family == "cnn_bn"
+    modules = 3 if normalised else 2
     for layer, stride in enumerate(run.architecture.strides):
-        x = run.drop(run.activate(run.convolve(f"{2 * layer}", x, stride, run.architecture.padding)))
-    return x, str(2 * len(run.architecture.strides) + 2)
+        x = run.convolve(f"{modules * layer}", x, stride, run.architecture.padding)
+        x = run.drop(run.activate(run.normalise(f"{modules * layer + 1}", x) if normalised else x))
+    return x, str(modules * len(run.architecture.strides) + 2)
 
 
 def _residual(run: _Pass, x: Tensor) -> tuple[Tensor, str]:
@@ -163,4 +166,8 @@ def _residual(run: _Pass, x: Tensor) -> tuple[Tensor, str]:
     return x, str(len(strides) + 5)
 
 
-TRUNKS: dict[str, Callable[[_Pass, Tensor], tuple[Tensor, str]]] = {"cnn": _convolutional, "resnet": _residual}
+TRUNKS: dict[str, Callable[[_Pass, Tensor], tuple[Tensor, str]]] = {
+    "cnn": _convolutional,
+    "cnn_bn": _convolutional,
+    "resnet": _residual,
+}

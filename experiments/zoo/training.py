@@ -29,6 +29,7 @@ __all__ = ["STACKS", "TrainedStack", "flat_start", "train_stack"]
 STACKS: dict[str, type[NetworkStack]] = {
     "mlp": StackedMLP,
     "cnn": StackedConv,
+    "cnn_bn": StackedConv,
     "resnet": StackedConv,
 }
 """How networks of a family are trained together."""

@@ -169,14 +169,15 @@ def test_the_extra_loss_of_a_model_is_trained(aligned_task: WeightCoding, tmp_pa
     assert contrast(after) < contrast(before)
 
 
-def test_running_statistics_taken_anew_bring_networks_back(tmp_path: Any) -> None:
+@pytest.mark.parametrize("family", ["cnn_bn", "resnet"])
+def test_running_statistics_taken_anew_bring_networks_back(family: str, tmp_path: Any) -> None:
     config: dict[str, Any] = {
         **SMALL,
         "name": "normalised",
         "size": 16,
         "data": {"name": "digits", "pooling": 1},
-        "architecture": {"family": "resnet", "hidden": [6, 6], "activation": "relu"},
-        "ranges": {**SMALL["ranges"], "steps": 120},
+        "architecture": {"family": family, "hidden": [12, 12], "activation": "relu"},
+        "ranges": {**SMALL["ranges"], "steps": 300},
     }
     task = WeightCoding(get_zoo(config, tmp_path, progress=False), align=False)
     target = whole(task, "test")

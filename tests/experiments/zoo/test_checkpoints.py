@@ -31,12 +31,12 @@ def test_a_single_checkpoint_leaves_every_fingerprint_as_it_was(small: Any) -> N
         ZooConfig.parse(small | {"checkpoints": 0})
 
 
-@pytest.mark.parametrize("architecture", ["mlp", "resnet"])
+@pytest.mark.parametrize("architecture", ["mlp", "cnn_bn", "resnet"])
 def test_a_checkpoint_is_the_network_of_a_run_that_ended_there(
     small: Any, data: ImageData, recipes_of: Recipes, architecture: str
 ) -> None:
-    if architecture == "resnet":
-        small["architecture"] = {"family": "resnet", "hidden": [4, 4], "activation": ["relu", "tanh"]}
+    if architecture != "mlp":
+        small["architecture"] = {"family": architecture, "hidden": [4, 4], "activation": ["relu", "tanh"]}
     config = ZooConfig.parse(small | {"checkpoints": 3, "size": 6})
     recipes = recipes_of(config)
     trained = train_stack(config, recipes, data)

@@ -173,7 +173,7 @@ def test_all_faults_of_architectures_are_listed(small: Any) -> None:
     with pytest.raises(ZooConfigError) as caught:
         ZooConfig.parse(small)
     for part in (
-        "architecture.families[0].family: 'vit' is not one of mlp, cnn, resnet",
+        "architecture.families[0].family: 'vit' is not one of mlp, cnn, cnn_bn, resnet",
         "architecture.families[1].hidden: [] is not a list of at least one positive widths",
         "architecture.families[1].hidden: [4, 0] is not a list",
         "architecture.families[1].strides: [5] are not all 1, 2 or 3",

@@ -25,6 +25,7 @@ from experiments.zoo.training import DROPOUT_CHUNK, train_stack
 Recipes = Callable[[ZooConfig], list[Recipe]]
 FAMILIES: dict[str, dict[str, Any]] = {
     "cnn": {"family": "cnn", "hidden": [5, 3], "strides": [1, 2], "padding": 1},
+    "cnn_bn": {"family": "cnn_bn", "hidden": [4, 3], "strides": [2, 1], "padding": 1},
     "resnet": {"family": "resnet", "hidden": [3, 3, 4], "strides": [1, 1, 2]},
 }
 
