@@ -76,6 +76,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "nfn_np_without_io_encoding": ("NFN, NP, inputs and outputs unmarked", "#d0a9e0"),
     "pixel_reference": ("Pixels, residual network", "#e76f51"),
     "point_net": ("Points, PointNet", "#e76f51"),
+    "inr2array_gnn_probes": ("INR2ARRAY, NeuronGNN, probes", "#4f772d"),
+    "inr2array_transformer": ("INR2ARRAY, NeuronTransformer", "#1b6b4d"),
     "inr2vec": ("inr2vec", "#b08968"),
 }
 SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")
