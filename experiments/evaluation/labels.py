@@ -18,7 +18,6 @@ METHODS: dict[str, tuple[str, str]] = {
     "nfn_hnp": ("NFN, HNP", "#7d3c98"),
     "nft": ("NFT", "#4a148c"),
     "nft_fine": ("NFT, Fourier scale 10", "#7b43b8"),
-    "nft_coarse": ("NFT, Fourier scale 0.5", "#5e35b1"),
     "nft_hnp_pool": ("NFT, HNP pooling", "#9c6fd0"),
     "nft_hnp_pool_fine": ("NFT, HNP pooling, Fourier scale 10", "#c2a5e6"),
     "weightnet_paper": ("WeightNet, paper's tokens", "#9fc5e0"),
