@@ -144,7 +144,8 @@ def bars(
         apart = min(peaks) > 0 and max(peaks) > 5 * min(peaks)
         groups = [[setting] for setting in settings] if apart else [settings]
         width = max(1.75, 0.36 * len(values)) * len(settings) + 0.5 * len(groups)
-        figure = Figure(figsize=(1.4 + width, 3.1), layout="constrained")
+        legend = 0.6 + 0.08 * max(len(method_label(method)) for method in values)  # inches
+        figure = Figure(figsize=(0.8 + width + legend, 3.1), layout="constrained")
         axes = figure.subplots(1, len(groups), squeeze=False)[0]
         for axis, group in zip(axes, groups, strict=True):
             _bars(axis, {method: [found[setting] for setting in group] for method, found in values.items()}, metric)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import matplotlib.image
@@ -77,3 +78,13 @@ def test_epochs_gone_astray_leave_the_axes_finite() -> None:
     assert figures.loss_curves(losses).axes[0].get_ylim()[1] == pytest.approx(0.735)
     scores = {"flat_mlp": {"tau": [float("nan"), -0.2]}}
     assert figures.score_curves(scores, ["tau"]).axes[0].get_ylim()[0] == pytest.approx(-0.2)
+
+
+def test_names_longer_than_the_bars_are_wide_leave_room_for_the_bars(tmp_path: Path) -> None:
+    values = {f"inr2array_nft_{terms}": {"class": (0.9, 0.8, 1.0)} for terms in ("full", "adjacent", "global")}
+    figure = figures.bars(values, "accuracy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        figures.save(figure, tmp_path / "bars")
+    (axis,) = figure.axes
+    assert axis.get_position().width * figure.get_size_inches()[0] > 1.5
