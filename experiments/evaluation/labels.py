@@ -20,6 +20,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "nft_fine": ("NFT, Fourier scale 10", "#7b43b8"),
     "nft_hnp_pool": ("NFT, HNP pooling", "#9c6fd0"),
     "nft_hnp_pool_fine": ("NFT, HNP pooling, Fourier scale 10", "#c2a5e6"),
+    "nft_hnp_pool_plain": ("NFT, HNP pooling, no Fourier features", "#d7b8f3"),
     "weightnet_paper": ("WeightNet, paper's tokens", "#9fc5e0"),
     "weightnet_sorted": ("WeightNet, sorted tokens", "#6b9ac4"),
     "weightnet_invariant": ("WeightNet", "#3a7ca5"),
