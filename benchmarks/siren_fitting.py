@@ -30,6 +30,7 @@ from experiments.zoo.sirens.network import grid, initial_siren
 from experiments.zoo.sirens.signals import Signals, psnr, targets_of
 
 CONFIGS = Path(__file__).parents[1].resolve() / "configs" / "zoo"
+ZOOS = ("digits_siren", "digits_siren_4px", "digits_siren_8px", "fashion_siren")
 
 
 def plain_fit(config: SirenConfig, architecture: SirenArchitecture, start: Tensor, image: Tensor) -> float:
@@ -50,7 +51,7 @@ def plain_fit(config: SirenConfig, architecture: SirenArchitecture, start: Tenso
 def main() -> None:
     """Prints SIRENs per thread-minute of both ways, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--zoo", choices=["digits_siren", "fashion_siren"], default="digits_siren", help="whose SIRENs")
+    parser.add_argument("--zoo", choices=ZOOS, default="digits_siren", help="whose SIRENs")
     parser.add_argument("--stack", type=int, help="SIRENs fitted at once [the zoo's]")
     parser.add_argument("--stacks", type=int, default=5, help="stacks to time")
     parser.add_argument("--plain", type=int, default=4, help="SIRENs fitted one by one after each stack")
