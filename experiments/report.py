@@ -120,8 +120,9 @@ def _experiment(
 
 
 def _overview(runs: Mapping[tuple[str, str], Sequence[Record]], metric: str) -> Table:
-    """The first setting's metric of every method in every run."""
-    methods: dict[str, dict[tuple[str, str], float]] = {}
+    """The first setting's metric of every method in every run, in the order of the run that has most methods."""
+    fullest = max(runs.values(), key=lambda records: len(_rows(records)))
+    methods: dict[str, dict[tuple[str, str], float]] = {method: {} for method, _ in _rows(fullest)}
     first = ""
     for key, records in runs.items():
         for (method, setting), rows in _rows(records).items():
@@ -131,7 +132,7 @@ def _overview(runs: Mapping[tuple[str, str], Sequence[Record]], metric: str) -> 
                 methods.setdefault(method, {})[key] = float(np.mean(values))
     columns = ("method", *(variant if scale == "small" else f"{variant} ({scale})" for scale, variant in runs))
     lines: list[tuple[Cell, ...]] = [
-        (method_label(method), *(values.get(key) for key in runs)) for method, values in methods.items()
+        (method_label(method), *(values.get(key) for key in runs)) for method, values in methods.items() if values
     ]
     return Table(
         f"overview_{metric}", f"{axis_label(metric)}, {axis_label(first)}", columns, tuple(lines), "Mean over seeds."

@@ -118,6 +118,14 @@ def test_variants_of_an_experiment_stand_apart_and_in_one_overview(tmp_path: Pat
     assert "| WeightNet | 0.300 | 0.100 |" in overview
 
 
+def test_the_overview_has_the_order_of_the_run_with_most_methods(tmp_path: Path, configs: Path) -> None:
+    fewer = record(0)
+    fewer["rows"] = [row for row in fewer["rows"] if row["method"] == "weightnet_invariant"]
+    page = results_page(store(tmp_path / "runs", fewer, {**record(0), "variant": "letters"}), configs)
+    overview = page[page.index("### MAE, accuracy") : page.index("### `digits`")]
+    assert overview.index("| Flat MLP | – | 0.500 |") < overview.index("| WeightNet | 0.300 | 0.300 |")
+
+
 def test_a_variant_may_have_numbers_of_its_own_in_the_paper(tmp_path: Path, configs: Path) -> None:
     path = configs / "experiment" / "paper" / "table.yaml"
     own = "  paper_of: {letters: {flat_mlp: {accuracy: {mae: 0.777}}}}\n"
