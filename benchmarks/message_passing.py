@@ -52,7 +52,7 @@ ALLOCATORS = {
 FORMS = ("blocks", "edge_index", "PyG")
 
 
-class TextbookMessages(MessagePassing):  # type: ignore[misc]
+class TextbookMessages(MessagePassing):
     """`NeuronMessagePassing` as one writes it for PyTorch Geometric, sharing the parameters of ``layer``."""
 
     def __init__(self, layer: NeuronMessagePassing) -> None:
@@ -83,7 +83,7 @@ class TextbookMessages(MessagePassing):  # type: ignore[misc]
         return out
 
 
-class TextbookAttention(MessagePassing):  # type: ignore[misc]
+class TextbookAttention(MessagePassing):
     """`NeuronAttention` likewise: query, key and value of every edge, as in ``torch_geometric.nn.TransformerConv``."""
 
     def __init__(self, layer: NeuronAttention) -> None:

@@ -131,7 +131,7 @@ def faults(*overrides: str, **changes: Any) -> str:
     config = composed(f"experiment={EXPERIMENT}", *overrides)
     OmegaConf.set_struct(config, False)
     with pytest.raises(ConfigError) as caught:
-        parse(OmegaConf.merge(config, changes))  # type: ignore[arg-type]
+        parse(OmegaConf.merge(config, changes))
     return str(caught.value)
 
 

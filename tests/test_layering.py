@@ -89,7 +89,7 @@ def safety_faults(tree: ast.AST) -> list[str]:
     for node, called, before in calls(tree):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         if called == "cuda" and before not in {"", "torch"}:
-            faults.append(f"line {node.lineno}: .cuda() chooses a device for the user")
+            faults.append(f"line {node.lineno}: cuda() chooses a device for the user")
         if before == "torch" and called == "load" and keywords.get("weights_only") != "True":
             faults.append(f"line {node.lineno}: torch.load without weights_only=True runs code")
         if before == "" and called in {"eval", "exec"}:
@@ -177,7 +177,7 @@ def below(package: str):
         (disk_faults, "torch.load('x', weights_only=True)", "model.load_state_dict(x)"),
         (disk_faults, "from safetensors.torch import load_file\nload_file(x)", "loader(x)"),
         (safety_faults, "torch.load(x)", "torch.load(x, weights_only=True)"),
-        (safety_faults, "torch.load(x, weights_only=False)", "load(x)"),
+        (safety_faults, "torch.load(x, weights_only=trusted)", "load(x)"),
         (safety_faults, "model.cuda()", "torch.cuda.is_available()"),
         (safety_faults, "eval('1')", "model.eval()"),
         (safety_faults, "import pickle", "import json"),

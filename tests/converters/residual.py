@@ -68,7 +68,7 @@ class ResNet(nn.Module):
             for number in range(depth):
                 planes = width * 2**stage
                 blocks.append(block(inner, planes, 2 if stage and not number else 1))
-                inner = planes * block.expansion  # type: ignore[attr-defined]
+                inner = planes * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(inner, 5)
@@ -101,8 +101,8 @@ class PreActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for part in self.blocks:
-            h = part["conv1"](torch.relu(part["norm1"](x)))  # type: ignore[index]
-            x = x + part["conv2"](torch.relu(part["norm2"](h)))  # type: ignore[index]
+            h = part["conv1"](torch.relu(part["norm1"](x)))
+            x = x + part["conv2"](torch.relu(part["norm2"](h)))
         return self.head(torch.relu(x).mean((2, 3)))
 
 

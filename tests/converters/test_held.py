@@ -106,7 +106,7 @@ def hooked(function: Callable[[Tensor], Tensor]) -> Net:
 
 def replaced() -> Net:
     net = Net()
-    net.last.forward = lambda x: nn.functional.linear(x.flip(-1), net.last.weight, net.last.bias)  # type: ignore[method-assign]
+    net.last.forward = lambda x: nn.functional.linear(x.flip(-1), net.last.weight, net.last.bias)
     return net
 
 
@@ -183,7 +183,7 @@ def closing(options: object) -> type[nn.Module]:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.first(x)
-            x = x.flip(-1) if options.flip or Options.flip or self.options_of_class.inner.turn else x  # type: ignore[attr-defined]
+            x = x.flip(-1) if options.flip or Options.flip or self.options_of_class.inner.turn else x
             x = x.flip(-1) if getattr(choose, "again", False) else x
             return self.last(x.relu() if hasattr(self, "rectify") else x)
 
@@ -208,7 +208,7 @@ def test_objects_around_that_change_inside_are_seen(change: str, recorded: list[
         elif change == "class attribute":
             kind.options_of_class.inner.turn = True
         elif change == "function attribute":
-            choose.again = True  # type: ignore[attr-defined]
+            choose.again = True
         else:
             net.rectify = OrderedDict()
         after = trace(net, cache="attributes")

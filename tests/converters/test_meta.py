@@ -166,13 +166,13 @@ def test_old_autograd_functions_are_followed_and_other_threads_keep_their_gradie
 
     class Square(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        def forward(ctx: Any, x: Tensor) -> Tensor:
             ctx.save_for_backward(x)
             ctx.scale = 2.0
             return x * x
 
         @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
             (x,) = ctx.saved_tensors
             return gradient * ctx.scale * x
 

@@ -338,7 +338,7 @@ def test_a_chain_is_guessed_and_anything_else_is_refused(tmp_path: Path) -> None
         load_pretrained(tmp_path / "twisted.safetensors")
     for wrong in (3, None):
         with pytest.raises(ArchitectureError, match="to_graph takes a module, a state_dict, a file or a folder"):
-            to_graph(wrong)  # type: ignore[arg-type]
+            to_graph(wrong)
 
 
 def test_inputs_that_nobody_can_make_up_are_asked_for(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_failing_forward_leaves_the_model_as_it_was() -> None:
     ],
 )
 def test_inputs_are_inferred(model: nn.Module, shape: tuple[int, ...]) -> None:
-    (spec,) = trace(model).program.inputs  # type: ignore[union-attr]
+    (spec,) = trace(model).program.inputs
     assert spec.shape[1:] == shape
     assert spec.free[0]
 
@@ -156,7 +156,7 @@ def test_inputs_that_do_not_fit_are_named() -> None:
 
 def test_only_modules_are_traced() -> None:
     with pytest.raises(ExampleInputError, match="got a dict"):
-        trace({"weight": torch.zeros(2)})  # type: ignore[arg-type]
+        trace({"weight": torch.zeros(2)})
 
 
 @pytest.mark.parametrize("inputs", [draw(3, 4), (draw(3, 4),), [draw(3, 4)], {"x": draw(3, 4)}])

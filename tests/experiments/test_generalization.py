@@ -90,11 +90,11 @@ def test_invariance_tells_a_pooled_prediction_from_a_positional_one(tiny_zoo: Zo
     task = Generalization(tiny_zoo, PROPERTIES)
 
     def pooled(graphs: object) -> Tensor:
-        weights = graphs.edge_attr.view(graphs.num_graphs, -1)  # type: ignore[attr-defined]
+        weights = graphs.edge_attr.view(graphs.num_graphs, -1)
         return torch.stack([weights.double().pow(2).sum(1), weights.double().sum(1)], 1)
 
     def positional(graphs: object) -> Tensor:
-        weights = graphs.edge_attr.view(graphs.num_graphs, -1)  # type: ignore[attr-defined]
+        weights = graphs.edge_attr.view(graphs.num_graphs, -1)
         return weights[:, :2].double()
 
     assert task.invariance(pooled) < 1e-9

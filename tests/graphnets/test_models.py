@@ -59,7 +59,7 @@ MODELS: dict[str, Build] = {
 
 def fitted(build: Build, structure: Structure | None, batch: Any) -> nn.Module:
     model = build(structure).double()
-    model.fit_statistics([batch])  # type: ignore[operator]
+    model.fit_statistics([batch])
     return model.double().eval()
 
 
@@ -76,9 +76,9 @@ def test_readouts_are_standardised_by_the_networks_seen(kind: type[nn.Module]) -
     batch = stack(structures()["mlp"])
     model = kind(structures()["mlp"], 3, channels=8, standardize=True).double()
     model.train()
-    model.fit_statistics([(batch, torch.zeros(len(batch), 3))])  # type: ignore[operator]
+    model.fit_statistics([(batch, torch.zeros(len(batch), 3))])
     assert model.training
-    features = model.spread(model.features(batch, Layered(batch)))  # type: ignore[operator]
+    features = model.spread(model.features(batch, Layered(batch)))
     assert features.quantile(0.5, 0).abs().max() < 1e-9
     spread = features.abs().quantile(0.5, 0) * 1.4826
     assert bool(((spread - 1).abs() < 1e-6).logical_or(spread == 0).all())
@@ -143,7 +143,7 @@ def test_the_dense_and_the_mixed_path_agree_in_values_and_gradients(name: str, n
     model = fitted(GRAPH_MODELS[name], structure, batch)
     results = []
     for mixed in (False, True):
-        out = model.predict(batch, Layered(batch, mixed=mixed))  # type: ignore[operator]
+        out = model.predict(batch, Layered(batch, mixed=mixed))
         grads = torch.autograd.grad(out.square().sum(), list(model.parameters()), allow_unused=True)
         results.append((out, [g for g in grads if g is not None]))
     (dense, dense_grads), (mixed_out, mixed_grads) = results
@@ -256,8 +256,8 @@ def test_statistics_do_not_depend_on_how_networks_are_batched_or_ordered(name: s
     parts = [to_graphs({k: v[i : i + 2] for k, v in weights.items()}, structure) for i in (4, 0, 2)]
     one = GRAPH_MODELS[name](structure).double()
     other = copy.deepcopy(one)
-    one.fit_statistics([whole])  # type: ignore[operator]
-    other.fit_statistics((part, torch.zeros(2, 3)) for part in parts)  # type: ignore[operator]
+    one.fit_statistics([whole])
+    other.fit_statistics((part, torch.zeros(2, 3)) for part in parts)
     buffers = dict(other.named_buffers())
     assert any(not torch.equal(value, torch.ones_like(value)) for value in buffers.values())
     for key, value in one.named_buffers():
@@ -328,7 +328,7 @@ def test_float32_predictions_move_less_than_a_ten_thousandth_under_true_permutat
     batch = to_graphs({k: v.float() for k, v in random_weights(structure, 64, 0.3).items()}, structure)
     for name in GRAPH_MODELS:
         model = GRAPH_MODELS[name](structure)
-        model.fit_statistics([batch])  # type: ignore[operator]
+        model.fit_statistics([batch])
         model.eval()
         with torch.no_grad():
             assert float((model(permuted(batch, seeded)) - model(batch)).abs().max()) < 1e-4

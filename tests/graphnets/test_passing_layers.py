@@ -287,7 +287,7 @@ def test_an_edge_of_zeros_is_an_edge(name: str) -> None:
 
 @pytest.mark.parametrize("kind", PRINTED)
 def test_dropout_acts_in_training_only(kind: type[EdgeLayer]) -> None:
-    layer = kind(8, 2, dropout=0.5)  # type: ignore[call-arg, arg-type]
+    layer = kind(8, 2, dropout=0.5)
     x, edge_index, edge_attr = torch.randn(2, 8), torch.tensor([[0], [1]]), torch.randn(1, 2)
     assert not torch.equal(layer(x, edge_index, edge_attr)[0], layer(x, edge_index, edge_attr)[0])
     layer.eval()
@@ -297,4 +297,4 @@ def test_dropout_acts_in_training_only(kind: type[EdgeLayer]) -> None:
 @pytest.mark.parametrize("kind", PRINTED)
 def test_a_printed_layer_tells_its_contract(kind: type[EdgeLayer]) -> None:
     options = {"heads": 2} if kind is NeuronAttention else {}
-    assert PRINTED[kind] in repr(kind(6, 3, **options))  # type: ignore[arg-type]
+    assert PRINTED[kind] in repr(kind(6, 3, **options))

@@ -57,7 +57,7 @@ BATCHES: dict[str, Callable[[], NeuronGraphs]] = {
 
 
 def prober(batch: NeuronGraphs, targets: int = 2, **options: object) -> Prober:
-    model = Prober(None, targets, probes=12, hidden=(16, 16), **options).double()  # type: ignore[arg-type]
+    model = Prober(None, targets, probes=12, hidden=(16, 16), **options).double()
     model.fit_statistics([batch])
     return model.double().eval()
 

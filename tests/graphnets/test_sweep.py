@@ -41,7 +41,7 @@ def sweep(batch: NeuronGraphs, **options: object) -> NeuronSweep:
 def test_predictions_are_invariant_and_independent_of_other_networks(
     make: object, shakes: int, seeded: torch.Generator
 ) -> None:
-    batch: NeuronGraphs = make()  # type: ignore[operator]
+    batch: NeuronGraphs = make()
     model = sweep(batch, shakes=shakes)
     assert_invariant(model, batch, seeded)
     assert_independent(model, batch)
@@ -52,7 +52,7 @@ def test_predictions_are_invariant_and_independent_of_other_networks(
 def test_learned_updates_and_hidden_moments_keep_the_invariance(
     make: object, shakes: int, seeded: torch.Generator
 ) -> None:
-    batch: NeuronGraphs = make()  # type: ignore[operator]
+    batch: NeuronGraphs = make()
     model = sweep(batch, shakes=shakes, update="perceptron", hidden_moments=True)
     assert model.mixtures is None
     assert_invariant(model, batch, seeded)

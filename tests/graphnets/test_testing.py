@@ -42,7 +42,7 @@ class Broken(nn.Module):
         super().__init__()
         self.what = what
 
-    def forward(self, batch):  # type: ignore[no-untyped-def]
+    def forward(self, batch):
         values = batch.edge_attr.view(batch.num_graphs if hasattr(batch, "ptr") else 1, -1)
         if self.what == "first":
             return values[:, :1]

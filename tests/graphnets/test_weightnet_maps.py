@@ -16,7 +16,7 @@ from .networks import mixture, stack, structures
 
 def model_for(pooling: str = "mean", **options: object) -> WeightNet:
     settings: dict[str, object] = {"channels": 8, "pooling": pooling, "intra_blocks": 2, "intra_heads": 4, **options}
-    return WeightNet(None, 2, max_inputs=60, **settings).double().eval()  # type: ignore[arg-type]
+    return WeightNet(None, 2, max_inputs=60, **settings).double().eval()
 
 
 @pytest.mark.parametrize("kind", [IntraLayerAttention, CrossLayerAttention])

@@ -172,7 +172,7 @@ def test_the_loss_is_that_of_each_network_and_buffers_are_not_trained(conv: Any,
         module = architecture.build().double()
         module.load_state_dict({name: value[row] for name, value in before.items()})
         loss = F.cross_entropy(module(images[row]), labels[row])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert torch.allclose(losses[row], loss, rtol=1e-9)
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None

@@ -100,7 +100,7 @@ def test_the_layer_is_every_equivariant_linear_map(name: str, symmetry: str) -> 
     means = torch.zeros(len(found), count, dtype=torch.float64).index_add_(1, wanted.flatten(), found) / sizes
     torch.testing.assert_close(found, means[:, wanted.flatten()], rtol=1e-10, atol=1e-12)  # all commute with the group
     assert int(torch.linalg.matrix_rank(means * sizes.sqrt(), rtol=1e-10)) == count  # they span everything that does
-    assert make(symmetry).count(structure, 1, 1, bias=False) == len(found) == count  # type: ignore[attr-defined]
+    assert make(symmetry).count(structure, 1, 1, bias=False) == len(found) == count
 
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES)

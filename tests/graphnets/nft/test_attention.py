@@ -87,7 +87,7 @@ def test_self_attention_is_that_of_the_equations(
     for function in (layer, lambda x: equations(layer, x)):
         out = function(features)
         loss = sum((value.sin() * torch.arange(value.numel()).view_as(value)).sum() for value in out.values())
-        results.append((out, torch.autograd.grad(loss, inputs)))  # type: ignore[arg-type]
+        results.append((out, torch.autograd.grad(loss, inputs)))
     (ours, ours_grads), (theirs, theirs_grads) = results
     assert relative_error(ours, theirs) < 1e-10
     assert relative_error(ours_grads, theirs_grads) < 1e-10
@@ -174,7 +174,7 @@ def test_gradients_of_attention(name: str, dropout: float) -> None:
 
         def run(*inputs: Tensor, plan: AttentionPlan = plan) -> Tensor:
             torch.manual_seed(0)
-            return attend(*inputs[:3], inputs[3:], plan)  # type: ignore[arg-type]
+            return attend(*inputs[:3], inputs[3:], plan)
 
         assert torch.autograd.gradcheck(run, (x, weight, bias, scale, shift), fast_mode=True)
 
@@ -184,7 +184,7 @@ def test_gradients_of_the_feed_forward_step() -> None:
     inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
     def run(x: Tensor, *rest: Tensor) -> Tensor:
-        return feed_forward(x, rest[:2], rest[2:4], rest[4:])  # type: ignore[arg-type]
+        return feed_forward(x, rest[:2], rest[2:4], rest[4:])
 
     assert torch.autograd.gradcheck(run, inputs)
 

@@ -170,8 +170,8 @@ def test_autocast_changes_little_in_values_and_gradients() -> None:
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             rows = model.transform(model.read(batch))
-            weight = model.blocks[0].inner.weight  # type: ignore[union-attr]
-            results.append((rows.float(), *torch.autograd.grad(rows.float().sin().sum(), weight)))  # type: ignore[arg-type]
+            weight = model.blocks[0].inner.weight
+            results.append((rows.float(), *torch.autograd.grad(rows.float().sin().sum(), weight)))
     assert not torch.equal(results[0][0], results[1][0])
     assert relative_error(results[1], results[0]) < 0.2
 
