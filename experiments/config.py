@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.sweeps import listed_settings
+
 __all__ = ["CONFIG_DIR", "ConfigError", "Experiment", "Fit", "Method", "Optim", "Pretraining", "Settings", "parse"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
@@ -173,6 +175,7 @@ class Experiment:
     threads: int
     progress: bool
     figures: bool
+    trainings: Path | None
     record: Path | None
     report: dict[str, Any]
     resolved: dict[str, Any]
@@ -205,7 +208,7 @@ def parse(config: DictConfig) -> Experiment:
     ):
         faults.append(f"seeds: {seeds!r} is not a list of different integers, for instance seeds=[0,1,2]")
     faults += _unknown("tuning.", plain["tuning"], {"trials"})
-    faults += _unknown("execution.", plain["execution"], {"workers", "threads", "progress", "figures"})
+    faults += _unknown("execution.", plain["execution"], {"workers", "threads", "progress", "figures", "trainings"})
     faults += _unknown("bootstrap.", plain["bootstrap"], {"resamples", "level", "seed"})
     faults += _unknown("split.", plain["split"], SPLIT_KEYS)
     if not plain["methods"]:
@@ -230,6 +233,7 @@ def parse(config: DictConfig) -> Experiment:
         threads=plain["execution"]["threads"],
         progress=plain["execution"]["progress"],
         figures=plain["execution"]["figures"],
+        trainings=Path(plain["execution"]["trainings"]) if plain["execution"].get("trainings") else None,
         record=Path(plain["record"]) if plain.get("record") else None,
         report=plain.get("report") or {},
         resolved=plain,
@@ -242,7 +246,12 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
     if not isinstance(values.get("model"), dict) or "_target_" not in values["model"]:
         faults.append(f"{where}.model: names no class; add /model@{where}.model: {name} to the experiment's defaults")
         return None
-    wanted, listed = plain["tuning"]["trials"], values.get("tuning") or [{}]
+    wanted = plain["tuning"]["trials"]
+    try:
+        listed = listed_settings(values.get("tuning"), wanted)
+    except ValueError as error:
+        faults.append(f"{where}.tuning: {error}")
+        return None
     if wanted > len(listed):
         faults.append(
             f"{where}.tuning: lists {len(listed)} settings, tuning.trials asks every method for {wanted}; "
@@ -253,7 +262,7 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
     if values.get("pretraining") is not None:
         parts["pretraining"] = _pretraining(f"{where}.pretraining", plain, values["pretraining"], faults)
     trials: list[Settings] = []
-    for number, change in enumerate(listed[:wanted]):
+    for number, change in enumerate(listed):
         merged = _merged(f"{where}.tuning[{number}]", parts, change, faults)
         built = _built(where, merged, faults)
         stage: dict[str, Any] | None = merged.get("pretraining")
@@ -266,7 +275,7 @@ def _method(name: str, values: dict[str, Any], plain: Mapping[str, Any], faults:
     if len(faults) > before:
         return None
     own = values.get("task") or {}
-    return Method(name, tuple(trials), tuple(listed[:wanted]), bool(values.get("one_layout", False)), own)
+    return Method(name, tuple(trials), tuple(listed), bool(values.get("one_layout", False)), own)
 
 
 def _fitting(where: str, plain: Mapping[str, Any], values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -36,7 +38,7 @@ from experiments.predictor import Predictor, predict
 from experiments.results import JobResult
 from experiments.tasks import Task
 from experiments.tasks.task import Picturing
-from experiments.training import train_members
+from experiments.training import train_members, training_folder
 from experiments.zoo import Zoo, load_zoo, unseen
 from experiments.zoo.splits import split_runs
 from graphnets import WeightNet
@@ -71,7 +73,8 @@ class Networks:
 class Job:
     """What a worker needs, in plain values.
 
-    ``shared`` is the folder for first stages that several methods have in common; None: each trains its own.
+    ``shared`` is the folder for first stages that several methods have in common; None: each trains its own. With
+    ``all_shared`` trainings of one stage lie there as well.
     """
 
     method: Method
@@ -82,6 +85,7 @@ class Job:
     threads: int
     figures: bool = True
     shared: Path | None = None
+    all_shared: bool = False
 
     @property
     def name(self) -> str:
@@ -137,9 +141,14 @@ def run_job(job: Job, listen: Listener | None = None, progress: bool = False) ->
     for number, settings in enumerate(job.method.trials):
         callbacks = [] if listen is None else [Announce(listen, job.name, number)]
         folder = job.folder / f"trial{number}"
-        model, outcome = train_members(
-            settings, task, job.seed, folder, progress=progress, callbacks=callbacks, shared=shared
-        )
+        held: AbstractContextManager[Any] = nullcontext()
+        if shared and job.all_shared and settings.pretraining is None and settings.trainer.members == 1:
+            folder = training_folder(shared, job.task, settings, job.seed)
+            held = FileLock(folder / "lock")
+        with held:
+            model, outcome = train_members(
+                settings, task, job.seed, folder, progress=progress, callbacks=callbacks, shared=shared
+            )
         models.append(model)
         outcomes.append(outcome)
     scores = [outcome.score for outcome in outcomes]

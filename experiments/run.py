@@ -82,7 +82,8 @@ def _run(experiment: Experiment, config: DictConfig, folder: Path) -> Summary:
             folder / "methods" / method.name / f"seed{seed}",
             experiment.threads,
             experiment.figures,
-            folder / "pretraining",
+            experiment.trainings or folder / "pretraining",
+            experiment.trainings is not None,
         )
         for seed in experiment.seeds
         for method in experiment.methods

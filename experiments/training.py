@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from experiments.pretraining import Encoding, codes_of, composed, first_stage
 from experiments.quiet import quiet_lightning
 from experiments.tasks import Encoded, Objective, Task
 
-__all__ = ["FittedModel", "Outcome", "build_model", "train", "train_members"]
+__all__ = ["FittedModel", "Outcome", "build_model", "train", "train_members", "training_folder"]
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -165,6 +165,11 @@ def train(
     return (models[0] if len(models) == 1 else OneModelPerSetting(models)).eval(), outcome
 
 
+def training_folder(shared: Path, task: Mapping[str, Any], settings: Settings, seed: int) -> Path:
+    """Where below ``shared`` a training of one stage lies: named by all that decides its result but the networks."""
+    return shared / digest_of([task, asdict(settings), seed])[:12]
+
+
 def _train_in_two(
     settings: Settings,
     stage: Pretraining,
@@ -177,10 +182,9 @@ def _train_in_two(
 ) -> tuple[nn.Module, Outcome]:
     """An encoder first, then a model of its codes; arguments as in `train`."""
     first_task, own = first_stage(stage, task)
-    first_seed = stream_seed(seed, "pretraining")
-    place = folder / "pretraining" if shared is None else shared / digest_of([asdict(stage), first_seed])[:12]
+    place = folder / "pretraining" if shared is None else training_folder(shared, stage.task, own, seed)
     with FileLock(place / "lock"):  # another method's worker may be at the same first stage
-        first, before = train(own, first_task, first_seed, place, progress=progress, callbacks=callbacks)
+        first, before = train(own, first_task, seed, place, progress=progress, callbacks=callbacks)
     if not isinstance(first, Encoding):
         raise ValueError(f"pretraining.model: {type(first).__name__} has no encode; choose one such as inr2array")
     encoded = Encoded(task, partial(codes_of, first), stage.mixup)

@@ -48,6 +48,7 @@ from graphnets.nfn import (
     NPPool,
     Pointwise,
     TensorNorm,
+    WeightPerceptron,
 )
 from graphnets.nft import NFT, NFTBlock, WeightSpaceCrossAttention, WeightSpaceSelfAttention
 from graphnets.pieces import Pieces
@@ -97,6 +98,7 @@ __all__ = [
     "TensorNorm",
     "VectorClassifier",
     "WeightNet",
+    "WeightPerceptron",
     "WeightSpaceCrossAttention",
     "WeightSpaceFeatures",
     "WeightSpaceSelfAttention",

@@ -1,6 +1,6 @@
 """Neural functional networks: layers equivariant to permutations of neurons (Zhou et al. 2023, arXiv:2302.14040)."""
 
-from graphnets.nfn.encodings import FourierFeatures, IOEncoding, LayerEncoding
+from graphnets.nfn.encodings import FourierFeatures, IOEncoding, LayerEncoding, WeightPerceptron
 from graphnets.nfn.given_tickets import GivenTicket
 from graphnets.nfn.linear import HNPLinear, NPLinear, PermutationLinear, Pointwise
 from graphnets.nfn.model import NFN, NeuralFunctional
@@ -28,4 +28,5 @@ __all__ = [
     "TensorNorm",
     "TicketVAE",
     "Tickets",
+    "WeightPerceptron",
 ]

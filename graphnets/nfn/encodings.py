@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from converters import Structure, WeightSpaceFeatures
 from graphnets.pieces import Pieces
 
-__all__ = ["FourierFeatures", "IOEncoding", "LayerEncoding"]
+__all__ = ["FourierFeatures", "IOEncoding", "LayerEncoding", "WeightPerceptron", "lifted"]
 
 ROLES = ("input", "output")
 
@@ -183,3 +185,72 @@ class FourierFeatures(nn.Module):
     def _lifted(self, tensor: Tensor) -> Tensor:
         angle = 2 * torch.pi * tensor @ self.frequencies
         return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+class WeightPerceptron(nn.Module):
+    r"""A perceptron of every weight by itself, the same for all weights: what it does to one depends on no other.
+
+    .. math:: h_0 = w, \qquad h_{l} = \mathrm{GELU}(A_l h_{l-1} + b_l)
+
+    Lifts few channels to many as `FourierFeatures` does, but learned.
+
+    Args:
+        in_channels: channels per weight.
+        widths: of its layers; the last one's is that of the result.
+
+    Raises:
+        ValueError: there are no layers.
+
+    Shapes:
+        - features: ``{name: [B, *parameter axes, in_channels]}`` to the same with ``widths[-1]``
+    """
+
+    def __init__(self, in_channels: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        if not widths:
+            raise ValueError("widths=() leaves no layer; name at least one width")
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise([in_channels, *widths]))
+
+    def extra_repr(self) -> str:
+        """The contract."""
+        return f"{' -> '.join(str(layer.in_features) for layer in self.layers)} -> {self.layers[-1].out_features}"
+
+    def forward(self, features: Mapping[str, Tensor]) -> WeightSpaceFeatures:
+        """Lift; all tensors in one go, as they share the maps."""
+        flat = torch.cat([tensor.reshape(len(tensor), -1, tensor.shape[-1]) for tensor in features.values()], 1)
+        for layer in self.layers:
+            flat = functional.gelu(layer(flat))
+        parts = flat.split([math.prod(tensor.shape[1:-1]) for tensor in features.values()], 1)
+        named = zip(features.items(), parts, strict=True)
+        return WeightSpaceFeatures({name: part.reshape(*tensor.shape[:-1], -1) for (name, tensor), part in named})
+
+
+def lifted(
+    structure: Structure,
+    fourier: float | None,
+    fourier_channels: int,
+    io_encoding: str | None,
+    perceptron: Sequence[int],
+    buffers: bool,
+) -> tuple[nn.Sequential, int]:
+    """What models put ahead of their first layer, on features of one channel, and how many channels it gives.
+
+    Args:
+        structure: of the networks.
+        fourier, fourier_channels: of `FourierFeatures`; None: none.
+        io_encoding: of `IOEncoding`; None: none.
+        perceptron: widths of a `WeightPerceptron`; empty: none.
+        buffers: whether running statistics belong to the features.
+    """
+    parts, width = nn.Sequential(), 1
+    if fourier is not None:
+        parts.append(FourierFeatures(1, fourier_channels, fourier))
+        width = fourier_channels
+    if io_encoding is not None:
+        encoding = IOEncoding(structure, width, io_encoding, buffers=buffers)
+        parts.append(encoding)
+        width = encoding.out_channels
+    if perceptron:
+        parts.append(WeightPerceptron(width, perceptron))
+        width = perceptron[-1]
+    return parts, width

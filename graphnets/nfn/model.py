@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from converters import Structure, WeightSpaceFeatures
 from graphnets.layered import Networks
-from graphnets.nfn.encodings import FourierFeatures, IOEncoding
+from graphnets.nfn.encodings import lifted
 from graphnets.nfn.linear import HNPLinear, NPLinear, Pointwise
 from graphnets.nfn.normalisation import ChannelDropout
 from graphnets.nfn.pooling import PermutationPool
@@ -75,6 +75,7 @@ class NeuralFunctional(nn.Module, ABC):
         io_encoding: None, ``"sinusoidal"`` or ``"learned"``: mark input and output neurons before the first layer.
         fourier: None, or the scale of random Fourier features of the weights.
         fourier_channels: how many of them; None: as many as the first layer's channels.
+        perceptron: widths of a `WeightPerceptron` ahead of the first layer; empty: none.
         skip: whether every layer but the first and last adds its input to its result (where their channels are equal).
         dropout: in the head; ``channel_dropout`` after every equivariant layer.
         activations, weight_noise, buffers: see `WeightInput`.
@@ -99,6 +100,7 @@ class NeuralFunctional(nn.Module, ABC):
         io_encoding: str | None = None,
         fourier: float | None = None,
         fourier_channels: int | None = None,
+        perceptron: Sequence[int] = (),
         skip: bool = False,
         dropout: float = 0.0,
         channel_dropout: float = 0.0,
@@ -112,15 +114,9 @@ class NeuralFunctional(nn.Module, ABC):
             raise ValueError("channels=() leaves no layer; name at least one width")
         self.targets, self.skip = targets, skip
         self.read = WeightInput(structure, buffers, activations, weight_noise)
-        structure, width = self.read.structure, 1
-        self.encode = nn.ModuleList()
-        if fourier is not None:
-            width = fourier_channels or channels[0]
-            self.encode.append(FourierFeatures(1, width, fourier))
-        if io_encoding is not None:
-            encoding = IOEncoding(structure, width, io_encoding, buffers=buffers)
-            self.encode.append(encoding)
-            width = encoding.out_channels
+        structure = self.read.structure
+        count = fourier_channels or channels[0]
+        self.encode, width = lifted(structure, fourier, count, io_encoding, perceptron, buffers)
         widths = [width, *channels, *([] if targets is not None else [out_channels])]
         self.layers = nn.ModuleList(self.layer(structure, i, o) for i, o in pairwise(widths))
         self.drop = ChannelDropout(channel_dropout)
@@ -145,8 +141,7 @@ class NeuralFunctional(nn.Module, ABC):
 
     def transform(self, features: WeightSpaceFeatures) -> list[Tensor]:
         """The equivariant layers on features of one channel; results per piece, see `Pieces`."""
-        for encode in self.encode:
-            features = encode(features)
+        features = self.encode(features)
         layers = [cast(PieceLayer, layer) for layer in self.layers]
         parts = layers[0].pieces.split(features)
         for number, layer in enumerate(layers):
@@ -186,6 +181,7 @@ class NFN(NeuralFunctional):
         io_encoding: None, ``"sinusoidal"`` or ``"learned"``: mark input and output neurons before the first layer.
         fourier: None, or the scale of random Fourier features of the weights.
         fourier_channels: how many of them; None: as many as the first layer's channels.
+        perceptron: widths of a `WeightPerceptron` ahead of the first layer; empty: none.
         dropout: in the head; ``channel_dropout`` after every equivariant layer.
         activations, weight_noise, buffers: see `WeightInput`.
         out_channels: of an equivariant model's result.
@@ -219,6 +215,7 @@ class NFN(NeuralFunctional):
         io_encoding: str | None = None,
         fourier: float | None = None,
         fourier_channels: int | None = None,
+        perceptron: Sequence[int] = (),
         dropout: float = 0.0,
         channel_dropout: float = 0.0,
         activations: bool = False,
@@ -238,6 +235,7 @@ class NFN(NeuralFunctional):
             io_encoding=io_encoding,
             fourier=fourier,
             fourier_channels=fourier_channels,
+            perceptron=perceptron,
             dropout=dropout,
             channel_dropout=channel_dropout,
             activations=activations,

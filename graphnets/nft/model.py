@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from converters import Structure, WeightSpaceFeatures
 from graphnets.layered import Networks
-from graphnets.nfn.encodings import FourierFeatures, IOEncoding
+from graphnets.nfn.encodings import lifted
 from graphnets.nfn.model import prediction_head
 from graphnets.nfn.pooling import HNPPool
 from graphnets.nft.block import NFTBlock
@@ -45,6 +45,7 @@ class NFT(nn.Module):
         head: widths of the predicting perceptron; None: no perceptron, the ``queries * pooled_channels`` numbers that
             the queries read are the result.
         fourier: None, or the scale of the random Fourier features; ``fourier_channels`` says how many.
+        perceptron: widths of a `WeightPerceptron` behind them; empty: none.
         io_encoding: None, ``"sinusoidal"`` or ``"learned"``, see `IOEncoding`.
         symmetry: ``"np"``, as in the paper, or ``"hnp"``, see `Pieces`.
         dropout: in the blocks; ``head_dropout`` in the head.
@@ -85,6 +86,7 @@ class NFT(nn.Module):
         head: Sequence[int] | None = (1000,),
         fourier: float | None = 3.0,
         fourier_channels: int = 128,
+        perceptron: Sequence[int] = (),
         io_encoding: str | None = "sinusoidal",
         symmetry: str = "np",
         dropout: float = 0.0,
@@ -99,16 +101,9 @@ class NFT(nn.Module):
             raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
         self.targets, self.channels, self.symmetry = targets, channels, symmetry
         self.read = WeightInput(structure, buffers, activations, weight_noise)
-        structure, width = self.read.structure, 1
+        structure = self.read.structure
         self.rows = Rows.of(structure, symmetry, buffers)
-        self.encode = nn.Sequential()
-        if fourier is not None:
-            self.encode.append(FourierFeatures(1, fourier_channels, fourier))
-            width = fourier_channels
-        if io_encoding is not None:
-            encoding = IOEncoding(structure, width, io_encoding, buffers=buffers)
-            self.encode.append(encoding)
-            width = encoding.out_channels
+        self.encode, width = lifted(structure, fourier, fourier_channels, io_encoding, perceptron, buffers)
         self.enter = Project(structure, width, channels, symmetry, buffers)
         self.blocks = nn.Sequential(
             *(

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from converters import execute
 from experiments.config import Fit, Optim, Pretraining, Settings
-from experiments.learner import stream_seed
 from experiments.predictor import Predictor, predict
 from experiments.pretraining import Composed
 from experiments.tasks import Encoded, Generalization, InrClassification, InrReconstruction, Task
@@ -121,7 +120,7 @@ def test_two_stages_learn_apart_and_the_encoder_is_kept_as_it_was(task: InrClass
     assert isinstance(model, Composed)
     own = InrReconstruction(task.zoo, [4, 4], canonical=KINDS)
     first = Settings(FIRST.model, FIRST.optim, FIRST.trainer)
-    alone, before = train(first, own, stream_seed(0, "pretraining"), tmp_path / "alone")
+    alone, before = train(first, own, 0, tmp_path / "alone")
     assert isinstance(alone, Inr2Array)
     kept = model.first.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in alone.state_dict().items())

@@ -24,6 +24,7 @@ from graphnets.nfn import (
     PermutationLinear,
     Pointwise,
     TensorNorm,
+    WeightPerceptron,
 )
 from graphnets.pieces import Pieces
 from graphnets.testing import PermutationAction, assert_equivariant, relative_error
@@ -193,11 +194,22 @@ LAYERS: dict[str, Callable[[Structure], nn.Module]] = {
     "learned": lambda s: IOEncoding(s, 2, "learned"),
     "layer": lambda s: LayerEncoding(s, 2),
     "fourier": lambda s: FourierFeatures(2, 6),
+    "perceptron": lambda s: WeightPerceptron(2, (5, 3)),
     "channel_norm": lambda s: ChannelNorm(2),
     "tensor_norm": lambda s: TensorNorm(s, 2),
     "dropout": lambda s: ChannelDropout(0.5),
 }
-POINTWISE = ("pointwise", "fourier", "channel_norm", "tensor_norm", "layer", "sinusoidal", "learned", "dropout")
+POINTWISE = (
+    "pointwise",
+    "fourier",
+    "perceptron",
+    "channel_norm",
+    "tensor_norm",
+    "layer",
+    "sinusoidal",
+    "learned",
+    "dropout",
+)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
