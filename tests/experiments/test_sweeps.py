@@ -8,7 +8,7 @@ import pytest
 
 from experiments.sweeps import listed_settings
 
-GRID = {"grid": {"model.blocks": [4, 6], "optim.optimizer.lr": [1e-3, 1e-4, 1e-5], "model.heads": [4, 8]}}
+GRID = [{"grid": {"model.blocks": [4, 6], "optim.optimizer.lr": [1e-3, 1e-4, 1e-5], "model.heads": [4, 8]}}]
 
 
 def test_a_grid_is_every_combination_once() -> None:
@@ -38,11 +38,12 @@ def test_a_list_is_taken_from_its_start() -> None:
 @pytest.mark.parametrize(
     ("tuning", "message"),
     [
-        ({"grids": {"a": [1]}}, "neither a list of changes nor"),
-        ({"grid": {}}, "neither a list of changes nor"),
-        ({"grid": {"a": [1]}, "trials": 2}, "neither a list of changes nor"),
-        ({"grid": {"a": [1], "b": 3}}, "grid.b is not a list of values"),
-        ({"grid": {"a": []}}, "grid.a is not a list of values"),
+        ([{"grid": {"a": [1]}}, {}], "a grid stands alone"),
+        ([{"grid": {"a": [1]}, "model": {}}], "a grid stands alone"),
+        ([{"grid": {}}], "grid: names no keys"),
+        ([{"grid": [1, 2]}], "grid: names no keys"),
+        ([{"grid": {"a": [1], "b": 3}}], "grid.b: is not a list of values"),
+        ([{"grid": {"a": []}}], "grid.a: is not a list of values"),
     ],
 )
 def test_what_is_no_grid_is_refused(tuning: Any, message: str) -> None:
