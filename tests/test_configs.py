@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,49 @@ def test_every_method_may_try_two_learning_rates(name: str) -> None:
         first, second = method.trials
         one, two = (trial.optim if trial.pretraining is None else trial.pretraining.optim for trial in (first, second))
         assert one.optimizer["lr"] > two.optimizer["lr"] == 5e-4
+
+
+def test_a_grid_of_settings_is_every_combination_and_its_faults_are_named() -> None:
+    grid = {"grid": {"model.dropout": [0.1, 0.2], "optim.optimizer.lr": [1e-3, 1e-4]}}
+    config = composed(f"experiment={EXPERIMENT}")
+    OmegaConf.set_struct(config, False)
+    config.methods = {"flat_mlp": {**config.methods["flat_mlp"], "tuning": [grid]}}
+    config.tuning.trials = 4
+    (method,) = parse(config).methods
+    found = [(trial.model["dropout"], trial.optim.optimizer["lr"]) for trial in method.trials]
+    assert found == [(0.1, 1e-3), (0.1, 1e-4), (0.2, 1e-3), (0.2, 1e-4)]
+    config.tuning.trials = 5
+    with pytest.raises(ConfigError, match=r"lists 4 settings, tuning\.trials asks every method for 5"):
+        parse(config)
+    config.methods["flat_mlp"].tuning = [{"grid": {"optim.optimiser.lr": [1e-3]}}]
+    config.tuning.trials = 1
+    with pytest.raises(ConfigError, match=r"tuning\[0\].optim.optimiser: unknown here"):
+        parse(config)
+    config.methods["flat_mlp"].tuning = [{"grid": {"optim.optimizer.lr": 1e-3}}]
+    with pytest.raises(ConfigError, match=r"flat_mlp\.tuning: grid\.optim\.optimizer\.lr: is not a list"):
+        parse(config)
+
+
+def test_the_papers_sweeps_are_those_of_its_appendix() -> None:
+    paper = "scale=paper", "zoo=mnist_inrs"
+    config = parse(composed("experiment=nft/inr2array", *paper, "tuning.trials=64"))
+    for method in config.methods:
+        assert len({str(trial) for trial in method.trials}) == 64
+    nft = next(method for method in config.methods if method.name == "inr2array_nft")
+    for key, values in {
+        **{"blocks": {4, 6}, "channels": {256, 512}, "hidden": {512, 1024}},
+        **{"fourier": {3.0, 10.0}, "heads": {4, 8}, "dropout": {0.0, 0.1}},
+    }.items():
+        assert {trial.model["encoder"][key] for trial in nft.trials} == values
+    assert parse(composed("experiment=nft/inr2array", *paper)).methods[2].trials == nft.trials[:1]
+    for name in ("nft/inr_classification", "nft/ablation"):
+        readers = [m for m in parse(composed(f"experiment={name}", *paper)).methods if m.name.startswith("inr2array")]
+        assert len(readers) >= 5
+        for method in readers:
+            stages = [trial.pretraining for trial in method.trials]
+            swept = [(t.optim.optimizer["weight_decay"], t.pretraining.mixup) for t in method.trials if t.pretraining]
+            assert swept == [(decay, alpha) for decay in (0.1, 0.01) for alpha in (0.2, 0.0, 1.0)]
+            assert len({str(replace(stage, mixup=0.0)) for stage in stages if stage is not None}) == 1
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,8 @@ def verify(
     """Permute randomised copies of the network and compare what they compute.
 
     A network may amplify rounding (products of many layers do): an error counts if it is above the tolerance and above
-    a hundred times what rounding the weights does, which is measured on several draws where it matters; nothing above 1e-4 passes.
+    a hundred times what rounding the weights does, which is measured on several draws where it matters; nothing above
+    1e-4 passes.
 
     Weights are drawn at random first: zero biases, unit norm scales and tiny layer scales would hide errors. Six draws
     of weights and permutations: a single one can commute with an error, or meet a dead unit.
