@@ -75,6 +75,19 @@ class _Stop(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
+class _Kept(ModelCheckpoint):
+    """Checkpoints that are still known after their folder was moved, to another place or another machine."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of an earlier session, with paths where the files are now."""
+        paths = {key: self._here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+
 def build_model(settings: Settings, task: Task, seed: int) -> nn.Module:
     """A fresh model with the statistics of its inputs, by the one contract all models share."""
     torch.manual_seed(stream_seed(seed, "model"))
@@ -121,7 +134,7 @@ def train(
     learner = Learner(model, task, settings.optim, settings.trainer, seed)
     fit, monitor = settings.trainer, settings.trainer.monitor
     mode = "min" if fit.monitor in ("loss", "mae", "rmse") else "max"
-    keep = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True)
+    keep = partial(_Kept, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True)
     kept = {BEST.removesuffix(".ckpt"): f"val/{monitor}"}
     if fit.checkpoints == "each":
         if task.outputs % len(task.settings):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,22 @@ def test_an_interrupted_training_ends_bit_for_bit_like_an_uninterrupted_one(
     assert equal(whole["state_dict"], broken["state_dict"])
     assert str(whole["optimizer_states"]) == str(broken["optimizer_states"])
     assert whole["lr_schedulers"] == broken["lr_schedulers"]
+
+
+@pytest.mark.parametrize("epoch", [3, None])
+def test_a_training_goes_on_where_its_folder_was_moved_to(
+    task: Generalization, tmp_path: Path, epoch: int | None
+) -> None:
+    settings = with_fit(epochs=6, ema=None)
+    model, outcome = train(settings, task, 0, tmp_path / "whole")
+    callbacks = [] if epoch is None else [Kill(epoch, None)]
+    with contextlib.nullcontext() if epoch is None else pytest.raises(Killed):
+        train(settings, task, 0, tmp_path / "here", callbacks=callbacks)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved, later = train(settings, task, 0, tmp_path / "there")
+    assert same(model, moved)
+    assert content(outcome) == content(later)
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_finished_training_is_not_repeated(task: Generalization, tmp_path: Path) -> None:
