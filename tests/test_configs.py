@@ -182,11 +182,12 @@ def test_every_method_gets_the_same_number_of_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ["nft/inr2array", "nft/inr_classification", "nft/ablation"])
-def test_every_method_may_try_two_learning_rates(name: str) -> None:
-    for method in parse(composed(f"experiment={name}", "tuning.trials=2")).methods:
-        first, second = method.trials
-        one, two = (trial.optim if trial.pretraining is None else trial.pretraining.optim for trial in (first, second))
-        assert one.optimizer["lr"] > two.optimizer["lr"] == 5e-4
+def test_every_method_may_try_three_learning_rates(name: str) -> None:
+    for method in parse(composed(f"experiment={name}", "tuning.trials=3")).methods:
+        optims = [trial.optim if trial.pretraining is None else trial.pretraining.optim for trial in method.trials]
+        rates = {optim.optimizer["lr"] for optim in optims}
+        assert len(rates) == 3
+        assert rates >= {5e-3, 5e-4}
 
 
 def test_a_grid_of_settings_is_every_combination_and_its_faults_are_named() -> None:
