@@ -216,6 +216,7 @@ def test_the_papers_sweeps_are_those_of_its_appendix() -> None:
     config = parse(composed("experiment=nft/inr2array", *paper, "tuning.trials=64"))
     for method in config.methods:
         assert len({str(trial) for trial in method.trials}) == 64
+        assert method.trials[0].optim.optimizer["lr"] == 1e-4
     nft = next(method for method in config.methods if method.name == "inr2array_nft")
     for key, values in {
         **{"blocks": {4, 6}, "channels": {256, 512}, "hidden": {512, 1024}},
@@ -231,6 +232,7 @@ def test_the_papers_sweeps_are_those_of_its_appendix() -> None:
             swept = [(t.optim.optimizer["weight_decay"], t.pretraining.mixup) for t in method.trials if t.pretraining]
             assert swept == [(decay, alpha) for decay in (0.1, 0.01) for alpha in (0.2, 0.0, 1.0)]
             assert len({str(replace(stage, mixup=0.0)) for stage in stages if stage is not None}) == 1
+            assert all(stage.optim.optimizer["lr"] == 1e-4 for stage in stages if stage is not None)
 
 
 @pytest.fixture(scope="session")
