@@ -241,6 +241,19 @@ def test_layers_keep_their_state(layer: str, seeded: torch.Generator) -> None:
     assert torch.equal(flat(one(features)), flat(other(features)))
 
 
+def test_a_weight_perceptron_does_the_same_to_every_weight_by_itself() -> None:
+    structure = small_structures()["residual"]
+    layer, features = WeightPerceptron(2, (5, 3)).double(), random_features(structure, 3, channels=2)
+    found = layer(features)
+    textbook = nn.Sequential(layer.layers[0], nn.GELU(), layer.layers[1], nn.GELU())
+    assert list(found) == list(features)
+    for name, tensor in features.items():
+        torch.testing.assert_close(found[name], textbook(tensor), rtol=1e-12, atol=1e-14)
+    assert "2 -> 5 -> 3" in repr(layer)
+    with pytest.raises(ValueError, match=r"widths=\(\) leaves no layer"):
+        WeightPerceptron(2, ())
+
+
 @pytest.mark.parametrize("layer", ["np", "np_local", "np_max", "hnp", "hnp_rank", "tensor_norm", "learned"])
 def test_gradients(layer: str) -> None:
     structure = small_structures()["attention"]

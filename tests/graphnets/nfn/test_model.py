@@ -24,6 +24,9 @@ MODELS: dict[str, Callable[[Structure, int | None], NeuralFunctional]] = {
     "nfn_np": lambda s, t: NFN(s, t, variant="np", io_encoding="sinusoidal", **SMALL),
     "nfn_np_local": lambda s, t: NFN(s, t, variant="np", terms="local", fourier=1.0, channel_dropout=0.2, **SMALL),
     "nfn_pt": lambda s, t: NFN(s, t, variant="pt", io_encoding="learned", activations=True, **SMALL),
+    "nfn_lifted": lambda s, t: NFN(
+        s, t, variant="np", fourier=1.0, io_encoding="sinusoidal", perceptron=[6, 5], **SMALL
+    ),
     "nfn_buffers": lambda s, t: NFN(s, t, buffers=True, **SMALL),
     "dws": lambda s, t: DWSNet(s, t, channels=[4, 4, 4], head=[8], skip=True, off_diagonal=0.5, weight_noise=0.1),
 }

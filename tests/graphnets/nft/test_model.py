@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "mean": {"pool": "mean", "terms": "adjacent", "io_encoding": "learned", "fourier": None},
     "hnp": {"symmetry": "hnp", "global_term": "full", "io_encoding": None, "pooled_channels": 4, "activations": True},
-    "places": {"pool": "hnp", "pooled_channels": 4},
+    "places": {"pool": "hnp", "pooled_channels": 4, "perceptron": [7]},
 }
 
 
