@@ -17,6 +17,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "nfn_np": ("NFN, NP", "#a56cc1"),
     "nfn_hnp": ("NFN, HNP", "#7d3c98"),
     "nft": ("NFT", "#4a148c"),
+    "nft_adjacent": ("NFT, adjacent terms alone", "#8e63ce"),
     "nft_plain": ("NFT, no Fourier features", "#b185db"),
     "nft_fine": ("NFT, Fourier scale 10", "#7b43b8"),
     "nft_hnp_pool": ("NFT, HNP pooling", "#9c6fd0"),
