@@ -75,6 +75,10 @@ def disk_faults(tree: ast.AST) -> list[str]:
     ]
 
 
+DEVICE_METHODS = ("cuda", "xpu", "ipu", "hpu")
+"""Methods of modules and tensors that go to a device by its name."""
+
+
 def safety_faults(tree: ast.AST) -> list[str]:
     writing = {
         node.lineno
@@ -88,8 +92,8 @@ def safety_faults(tree: ast.AST) -> list[str]:
     ]
     for node, called, before in calls(tree):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        if called == "cuda" and before not in {"", "torch"}:
-            faults.append(f"line {node.lineno}: cuda() chooses a device for the user")
+        if called in DEVICE_METHODS and before not in {"", "torch"}:
+            faults.append(f"line {node.lineno}: {called}() chooses a device for the user")
         if before == "torch" and called == "load" and keywords.get("weights_only") != "True":
             faults.append(f"line {node.lineno}: torch.load without weights_only=True runs code")
         if before == "" and called in {"eval", "exec"}:
@@ -177,8 +181,8 @@ def below(package: str):
         (disk_faults, "torch.load('x', weights_only=True)", "model.load_state_dict(x)"),
         (disk_faults, "from safetensors.torch import load_file\nload_file(x)", "loader(x)"),
         (safety_faults, "torch.load(x)", "torch.load(x, weights_only=True)"),
-        (safety_faults, "torch.load(x, weights_only=trusted)", "load(x)"),
-        (safety_faults, "model.cuda()", "torch.cuda.is_available()"),
+        *((safety_faults, f"torch.load(x, weights_only={value})", "load(x)") for value in ("False", "None", "trusted")),
+        *((safety_faults, f"model.{name}()", f"torch.{name}.is_available()") for name in DEVICE_METHODS),
         (safety_faults, "eval('1')", "model.eval()"),
         (safety_faults, "import pickle", "import json"),
         (safety_faults, "from pickle import Pickler, loads", "from pickle import Pickler"),
