@@ -13,6 +13,7 @@ from experiments.config import CONFIG_DIR
 from experiments.run import run
 
 ENCODERS = ["inr2array_nfn", "inr2array_nft", "inr2array_gnn", "inr2array_gnn_probes", "inr2array_transformer"]
+ENCODERS += ["inr2array_transformer_probes"]
 CLASSIFIERS = [
     "pixel_reference",
     "flat_mlp",
@@ -24,7 +25,7 @@ CLASSIFIERS = [
     "nft_adjacent",
     "neuron_gnn",
 ]
-CLASSIFIERS += ["neuron_gnn_probes", "neuron_transformer", "inr2vec", "inr2array_nft_adjacent"]
+CLASSIFIERS += ["neuron_gnn_probes", "neuron_transformer", "neuron_transformer_probes", "inr2vec", "inr2array_nft_adjacent"]
 
 
 @pytest.fixture(autouse=True)
