@@ -72,6 +72,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "nfn_pt_without_norm": ("NFN, pointwise, no layer norm", "#e4d4ec"),
     "unedited": ("Unedited", "#b8b8b8"),
     "neuron_gnn_probes": ("NeuronGNN with probes", "#52b788"),
+    "neuron_transformer_probes": ("NeuronTransformer with probes", "#31572c"),
     "nfn_np_2_parallel": ("NFN, NP, 2 averaged", "#9a5bb8"),
     "nfn_np_4_parallel": ("NFN, NP, 4 averaged", "#8e4aae"),
     "nfn_np_8_parallel": ("NFN, NP, 8 averaged", "#8239a4"),
@@ -80,6 +81,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "point_net": ("Points, PointNet", "#e76f51"),
     "inr2array_gnn_probes": ("INR2ARRAY, NeuronGNN, probes", "#4f772d"),
     "inr2array_transformer": ("INR2ARRAY, NeuronTransformer", "#1b6b4d"),
+    "inr2array_transformer_probes": ("INR2ARRAY, NeuronTransformer, probes", "#31572c"),
     "inr2vec": ("inr2vec", "#b08968"),
 }
 SPARE = ("#b5495b", "#7d5ba6", "#c98bb9", "#6f9ceb", "#8c6d46", "#4f772d", "#d1495b", "#00798c")
