@@ -25,7 +25,8 @@ CLASSIFIERS = [
     "nft_adjacent",
     "neuron_gnn",
 ]
-CLASSIFIERS += ["neuron_gnn_probes", "neuron_transformer", "neuron_transformer_probes", "inr2vec", "inr2array_nft_adjacent"]
+CLASSIFIERS += ["neuron_gnn_probes", "neuron_transformer", "neuron_transformer_probes", "inr2vec"]
+CLASSIFIERS += ["inr2array_nft_adjacent"]
 
 
 @pytest.fixture(autouse=True)
