@@ -194,7 +194,7 @@ def kernel_columns(kernel: tuple[int, ...], full: tuple[int, ...]) -> Tensor | N
     return torch.from_numpy(grid[centre].reshape(-1).copy())
 
 
-class NeuronGraph(Data):  # type: ignore[misc]
+class NeuronGraph(Data):
     """One network, or a batch of them, as a graph of its neurons.
 
     With N nodes, E edges, K kernel positions and F = ``len(NODE_SLOTS)``, its tensors are:
@@ -319,7 +319,7 @@ def block_view(stacked: Tensor, block: Block) -> Tensor:
     return grid.reshape(stacked.shape[0], *block.shape, -1)
 
 
-class NeuronGraphs(Batch):  # type: ignore[misc]
+class NeuronGraphs(Batch):
     """A batch of neuron graphs. Kernels are padded to one width; un-batching gives each its own width back."""
 
     def get_example(self, idx: int) -> NeuronGraph:

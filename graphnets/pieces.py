@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from converters import Structure, StructureMismatch, WeightSpaceFeatures
 from graphnets.cutting import Cut, Unit, combinations, cut, join, members_of, permutable_groups, split
 
 __all__ = ["SYMMETRIES", "Piece", "PieceLayer", "Pieces", "Unit"]
+
+F = TypeVar("F", bound=Callable[..., object])
+_eager: Callable[[F], F] = torch.compiler.disable  # which has no annotations
 
 SYMMETRIES = ("np", "hnp")
 """Which neurons count as permutable: all (with inputs and outputs), or hidden ones alone."""
@@ -137,7 +141,7 @@ class PieceLayer(nn.Module, ABC):
         """From ``[B, *unit sizes, F * in_channels]`` per piece to the same with ``out_channels``."""
 
     # torch.compile leaves layers as they are: it has nothing to gain from cutting and joining.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_eager
     def forward(self, features: Mapping[str, Tensor]) -> WeightSpaceFeatures:
         """From ``{name: [B, *parameter axes, in_channels]}`` to the same with ``out_channels``."""
         return self.pieces.join(self.on_pieces(self.pieces.split(features)))

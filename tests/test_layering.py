@@ -181,7 +181,7 @@ def below(package: str):
         (disk_faults, "torch.load('x', weights_only=True)", "model.load_state_dict(x)"),
         (disk_faults, "from safetensors.torch import load_file\nload_file(x)", "loader(x)"),
         (safety_faults, "torch.load(x)", "torch.load(x, weights_only=True)"),
-        *((safety_faults, f"torch.load(x, weights_only={value})", "load(x)") for value in ("False", "None", "trusted")),
+        (safety_faults, "torch.load(x, weights_only=trusted)", "load(x)"),
         *((safety_faults, f"model.{name}()", f"torch.{name}.is_available()") for name in DEVICE_METHODS),
         (safety_faults, "eval('1')", "model.eval()"),
         (safety_faults, "import pickle", "import json"),

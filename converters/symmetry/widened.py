@@ -22,6 +22,9 @@ WIDE = {
 class _Widened(TorchDispatchMode):
     """Every operation that names a narrower floating-point type gets the wide one."""
 
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         widest = {key: self._wide(value) for key, value in (kwargs or {}).items()}
         return func(*(self._wide(value) for value in args), **widest)
@@ -42,7 +45,7 @@ def widened() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Widened():  # type: ignore[no-untyped-call]
+        with _Widened():
             yield
     finally:
         torch.set_default_dtype(before)

@@ -101,7 +101,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, recording: Recording, dtype: torch.dtype, scope: list[str], fold: bool, lazy: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self.recording, self.dtype, self.scope, self.fold, self.lazy = recording, dtype, scope, fold, lazy
         self.zeros, self.made_up = Zeros(), set[int]()
         self.doubtful = False
