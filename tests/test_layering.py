@@ -78,6 +78,9 @@ def disk_faults(tree: ast.AST) -> list[str]:
 DEVICE_METHODS = ("cuda", "xpu", "ipu", "hpu")
 """Methods of modules and tensors that go to a device by its name."""
 
+LOAD = "torch.load(x, weights_only={})"
+"""How a file is read, up to what it may hold."""
+
 
 def safety_faults(tree: ast.AST) -> list[str]:
     writing = {
@@ -181,7 +184,7 @@ def below(package: str):
         (disk_faults, "torch.load('x', weights_only=True)", "model.load_state_dict(x)"),
         (disk_faults, "from safetensors.torch import load_file\nload_file(x)", "loader(x)"),
         (safety_faults, "torch.load(x)", "torch.load(x, weights_only=True)"),
-        (safety_faults, "torch.load(x, weights_only=trusted)", "load(x)"),
+        *((safety_faults, LOAD.format(value), LOAD.format("True")) for value in ("False", "None", "trusted")),
         *((safety_faults, f"model.{name}()", f"torch.{name}.is_available()") for name in DEVICE_METHODS),
         (safety_faults, "eval('1')", "model.eval()"),
         (safety_faults, "import pickle", "import json"),
