@@ -271,8 +271,8 @@ def feed_forward(
         norm: scale and shift of the LayerNorm.
     """
     rows = rows.to(norm[0].dtype)
-    feed_forward: Callable[..., Tensor] = _FeedForward.apply
-    return feed_forward(rows, *inner, *outer, *norm)
+    apply: Callable[..., Tensor] = _FeedForward.apply
+    return apply(rows, *inner, *outer, *norm)
 
 
 class _FeedForward(torch.autograd.Function):
