@@ -41,7 +41,7 @@ DATA_DEPENDENT = {"xlm", "flaubert", "dbrx", "switch_transformers", "maskformer"
 NARROW = {"fnet": 1e-5, "deberta": 1e-8, "deberta_v2": 1e-7, "dinov3_vit": 1e-6}
 """Types with constants in float32, in the program or in the module alone, with the difference that these make.
 
-DeBERTa's module takes the square root of a size in float32, its program in float64. In float64 in both, nothing differs.
+DeBERTa's module takes the root of a size in float32, its program in float64. In float64 in both, nothing differs.
 """
 
 GUARDED = {"jetmoe", "superpoint", "fastspeech2_conformer"}
