@@ -38,10 +38,10 @@ WHOLE = {
 DATA_DEPENDENT = {"xlm", "flaubert", "dbrx", "switch_transformers", "maskformer", "rt_detr", "vits"}
 """Types whose forward pass branches on values, so that they have no program that holds for other inputs."""
 
-NARROW = {"fnet": 1e-5, "deberta": 1e-8, "deberta_v2": 1e-7, "dinov3_vit": 1e-6}
+NARROW = {"fnet": 1e-5, "deberta": 1e-8, "deberta_v2": 1e-8, "dinov3_vit": 1e-6}
 """Types with constants in float32, in the program or in the module alone, with the difference that these make.
 
-DeBERTa's module takes the root of a size in float32, its program in float64. In float64 in both, nothing differs.
+The modules of DeBERTa take the root of a size in float32, programs in float64. In float64 in both, nothing differs.
 """
 
 GUARDED = {"jetmoe", "superpoint", "fastspeech2_conformer"}
